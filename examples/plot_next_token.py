@@ -1,0 +1,149 @@
+"""
+==============================================
+Next token of Python source, 26,000 classes
+==============================================
+
+Which token comes next in a Python file? The training text is the standard library of
+the Python that runs this script, so nothing is downloaded. Every distinct name, number
+and operator is a class. One-vs-rest would need a weight for each column and each class;
+:class:`~sklearn_mach.MACHClassifier` hashes the classes into buckets and needs a small
+part of that.
+"""
+
+# %%
+# The data
+# --------
+# A row is a place in a file. Its columns are the last four tokens by distance and the
+# set of the last twenty. Whole files are set aside for the test. Rows of unit length
+# suit the built-in learner best.
+
+import tempfile
+from pathlib import Path
+from time import perf_counter
+
+import matplotlib.pyplot as plt
+import numpy as np
+from scipy.sparse import csr_array
+from sklearn.preprocessing import normalize
+
+from sklearn_mach import MACHClassifier
+from sklearn_mach.datasets import load_python_tokens
+
+start = perf_counter()
+tokens = load_python_tokens()
+X_train, y_train = normalize(tokens.data_train), tokens.target_train
+X_test, y_test = normalize(tokens.data_test), tokens.target_test
+print(tokens.DESCR)
+print(f"{perf_counter() - start:.1f} s to read the files and build the matrices")
+
+# %%
+# The model
+# ---------
+# All parameters have their default values.
+
+start = perf_counter()
+model = MACHClassifier(random_state=0, verbose=1).fit(X_train, y_train)
+fit_seconds = perf_counter() - start
+
+(n, d), K = X_train.shape, model.classes_.size
+print(f"n = {n:,} rows, d = {d:,} columns, K = {K:,} classes")
+print(f"R = {model.n_repetitions_} repetitions of B = {model.n_buckets_} buckets")
+print(f"MACH model   {model.model_bytes_ / 1e9:6.2f} GB, {fit_seconds:.1f} s to fit")
+print(f"One-vs-rest  {4 * d * K / 1e9:6.2f} GB would be needed")
+
+# %%
+# Two simple rivals
+# -----------------
+# The majority rule always proposes the most frequent tokens. Classes are numbered by
+# falling frequency, so these are classes 0, 1, 2, and so on. The bigram table proposes
+# what most often follows the token just before, then the most frequent tokens.
+
+n_top, n_names = 20, tokens.target_names.size
+common = np.arange(n_top)
+
+before = np.append(n_names, tokens.target[:-1])
+before[np.diff(tokens.groups, prepend=-1) > 0] = n_names  # a file starts here
+counts = csr_array((np.ones(n), (before[:n], y_train)), shape=(n_names + 1, n_names))
+table = np.empty((n_names + 1, n_top), dtype=int)
+for token, (first, last) in enumerate(zip(counts.indptr, counts.indptr[1:])):
+    order = np.argsort(-counts.data[first:last], kind="stable")[:n_top]
+    best = counts.indices[first:last][order]
+    table[token] = np.append(best, common[~np.isin(common, best)])[:n_top]
+
+# %%
+# Accuracy on the test files
+# --------------------------
+# A token that is in no training file counts as a miss for everyone.
+
+start = perf_counter()
+guesses = {
+    "MACH": model.predict_topk(X_test, k=n_top),
+    "bigram table": table[before[n:]],
+    "majority": np.broadcast_to(common, (y_test.size, n_top)),
+}
+print(f"{perf_counter() - start:.1f} s to rank the classes of {y_test.size:,} rows")
+hits = {name: guess == y_test[:, None] for name, guess in guesses.items()}
+accuracy = {name: hit.cumsum(axis=1).mean(axis=0) for name, hit in hits.items()}
+print(f"{'':14}top-1  top-5")
+for name, values in accuracy.items():
+    print(f"{name:14}{values[0]:.3f}  {values[4]:.3f}")
+
+# %%
+# Ten lines of a test file
+# ------------------------
+# Ten lines of the longest test file, each cut at a random place. Then follow the token
+# that is there and the five most likely ones, best first.
+
+names, groups = tokens.target_names, tokens.groups[n:]
+rows = np.flatnonzero(groups == np.bincount(groups).argmax())
+lines = np.split(rows, np.flatnonzero(names[y_test[rows]] == "<NEWLINE>") + 1)
+lines = [line for line in lines if line.size >= 8]
+print(tokens.filenames[groups[rows[0]]])
+rng = np.random.RandomState(0)
+for i in np.sort(rng.choice(len(lines), 10, replace=False)):
+    line = lines[i]
+    cut = rng.randint(3, line.size)
+    text = " ".join(t for t in names[y_test[line[:cut]]] if t[-3:] != "ENT>")
+    best = names[guesses["MACH"][line[cut], :5]]
+    print(f"\n    {text} ...")
+    print(f"    is {names[y_test[line[cut]]]:12} guesses  {'  '.join(best)}")
+
+# %%
+# How far down the list, and for which tokens
+# -------------------------------------------
+
+figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+colors = {"MACH": "tab:blue", "bigram table": "tab:orange", "majority": "tab:gray"}
+edges = 10 ** np.arange(6)
+labels = [f"{low:,}-{10 * low - 1:,}" for low in edges[:-1]] + ["more"]
+n_seen = np.bincount(y_train, minlength=n_names)[y_test]
+bins = np.searchsorted(edges, n_seen, side="right") - 1  # -1: never seen
+for name, hit in hits.items():
+    left.plot(np.arange(1, n_top + 1), accuracy[name], ".-", color=colors[name])
+    left.text(n_top + 0.4, accuracy[name][-1], name, color=colors[name], va="center")
+    top5 = hit[:, :5].any(axis=1)
+    shares = [top5[bins == b].mean() for b in range(edges.size)]
+    offset = 0.27 * (list(hits).index(name) - 1)
+    right.bar(np.arange(edges.size) + offset, shares, 0.25, color=colors[name])
+left.set(xlabel="Number k of guesses", ylabel="Top-k accuracy", ylim=(0, 1))
+left.set_xticks([1, 5, 10, 15, 20])
+left.set_xlim(0, 26)
+right.set(xlabel="Times the true token is in the training files", ylim=(0, 1))
+right.set(ylabel="Top-5 accuracy")
+right.set_xticks(np.arange(edges.size), labels)
+for axes in (left, right):
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.3)
+path = Path(tempfile.gettempdir()) / "plot_next_token.png"
+figure.savefig(path, dpi=120)
+print(f"Figure saved as {path}")
+plt.show()
+
+# %%
+# When not to use MACH
+# --------------------
+# With a few hundred classes, or when one-vs-rest fits in memory, the plain linear
+# models of scikit-learn are at least as accurate and simpler to read. When you need to
+# know which columns speak for a class, MACH has no weights for a single class. And for
+# next tokens alone, a neural language model reads the order of far more than four
+# tokens.

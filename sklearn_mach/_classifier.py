@@ -1,0 +1,1083 @@
+"""MACHClassifier: parameters, validation, fit and predict; the numerics are elsewhere.
+
+K classes are hashed R times into B buckets (`_hashing`), R classifiers of B buckets
+are trained (`_softmax`, or clones of any scikit-learn classifier), and the scores of
+the buckets of a class are merged (`_decoding`).
+"""
+
+import pickle
+import warnings
+from contextlib import contextmanager
+from numbers import Integral, Real
+
+import numpy as np
+import scipy.sparse as sp
+from joblib import effective_n_jobs
+from scipy.special import expit, softmax
+from sklearn import get_config
+from sklearn.base import (
+    BaseEstimator,
+    ClassifierMixin,
+    MetaEstimatorMixin,
+    clone,
+    is_classifier,
+)
+from sklearn.dummy import DummyClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import (
+    Bunch,
+    check_random_state,
+    compute_class_weight,
+    gen_batches,
+    get_tags,
+)
+from sklearn.utils.metadata_routing import (
+    MetadataRouter,
+    MethodMapping,
+    process_routing,
+)
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
+from threadpoolctl import threadpool_limits
+
+from . import _hashing, _softmax, theory
+from ._backends import format_bytes, free_memory, resolve_device
+from ._compat import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    _check_sample_weight,
+    _fit_context,
+    _raise_for_params,
+    _routing_enabled,
+    _set_random_states,
+)
+from ._decoding import decode_scores, decode_topk
+
+# The share of every bucket probability of a base classifier that is spread evenly over
+# the buckets, so that a probability of zero makes no class impossible.
+_SMOOTHING = 1e-3
+_STEP = 5.0  # the best step for rows of unit length, found on held-out rows
+_SCALE_RATIO = 1e3  # features whose scales differ by more are reported
+_CHUNK_BYTES = 1 << 26  # bucket scores made at a time, for all threads together
+_DENSE_COLUMNS = 512  # of W, trained together on a dense X whatever n_jobs is
+
+
+def _has_partial_fit(self):
+    if self.estimator is None or hasattr(self.estimator, "partial_fit"):
+        return True
+    raise AttributeError(
+        f"partial_fit needs a base estimator that has it; {self.estimator!r} has not."
+    )
+
+
+class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+    """Classifier for very many classes by merged averages over hashed labels (MACH).
+
+    The K classes are hashed R times into B buckets, ``h_r(k)``, and for each repetition
+    r a classifier of B buckets is trained.  A class is scored by merging the
+    probabilities of its buckets, by default
+    ``score_k = (1/R) sum_r log P_r(h_r(k) | x)``.  Memory is O(d R B), with R growing
+    like log K, instead of the O(d K) of one-vs-rest.
+
+    Parameters
+    ----------
+    estimator : classifier, default=None
+        A classifier with `predict_proba` or `decision_function`, cloned once for each
+        repetition and fitted on bucket numbers.  None is the built-in learner: softmax
+        regression by stochastic gradient descent, all repetitions trained together.
+
+    n_repetitions : int or "auto", default="auto"
+        The number R of repetitions.  "auto" takes as many as make R B about 1024, and
+        at least :func:`~sklearn_mach.theory.mach_min_repetitions`; fewer if the
+        weights would take more than half of the free memory.
+
+    n_buckets : int or "auto", default="auto"
+        The number B of buckets of a repetition, at least 2.  "auto" takes 64, or one
+        for each class if there are at most 256 classes.  With as many buckets as
+        classes every class has its own and one repetition is all that is needed; more
+        buckets than classes are never used.
+
+    hashing : {"balanced", "universal"} or array-like of int of shape \
+            (n_classes, n_repetitions), default="balanced"
+        "balanced" is a random permutation of the classes modulo B: the numbers of
+        classes of two buckets differ by at most one.  "universal" is
+        ``((a k + b) mod p) mod B`` with the prime p = 2**61 - 1.  An array is used as
+        the table of buckets itself.  No two classes share their bucket in all
+        repetitions.
+
+    decoder : {"log_mean", "mean", "min", "median"}, default="log_mean"
+        How the R bucket probabilities of a class are merged: the mean of their
+        logarithms, their mean (the paper's estimator), their minimum (count-min) or
+        their median.
+
+    device : {"auto", "cpu"}, default="auto"
+        Where the built-in learner runs.
+
+    learning_rate : float or "auto", default="auto"
+        Step of the built-in learner at the start, for a row of weight one.  "auto" is 5
+        divided by the mean squared length of the rows, and smaller for a longer row.
+
+    max_iter : int or "auto", default="auto"
+        Number of epochs; the step falls linearly to zero at the end of the last.
+        "auto" is 5, and up to 100 for fewer than 40,000 rows.
+
+    alpha : float, default=0.0
+        Strength of the L2 penalty ``alpha / 2 ||W||^2`` beside the mean log loss.
+
+    batch_size : int or "auto", default="auto"
+        Rows of a dense X in one step.  "auto" is up to 128.  With sparse X the built-in
+        learner takes a step for each row.
+
+    tol : float or None, default=1e-4
+        A repetition is no longer trained when its loss has not fallen by at least `tol`
+        in `n_iter_no_change` epochs: the training loss, or with `early_stopping` that
+        of the rows set aside.  None never stops before `max_iter`.
+
+    early_stopping : bool, default=False
+        Set `validation_fraction` of the rows aside to watch the loss.
+
+    validation_fraction : float, default=0.1
+        Share of the rows set aside for early stopping, not stratified by class.
+
+    n_iter_no_change : int, default=5
+        Epochs without improvement before a repetition stops.
+
+    class_weight : dict, "balanced" or None, default=None
+        Weights of the classes, which multiply the weights of their rows.
+
+    warm_start : bool, default=False
+        When True, `fit` keeps the repetitions of the previous fit and trains only
+        those that a larger `n_repetitions` adds.
+
+    n_jobs : int or None, default=None
+        Threads, over which repetitions (fit) or rows (predict) are divided.  Results
+        do not depend on it.
+
+    random_state : int, RandomState instance or None, default=None
+        Seeds the buckets, the order of the rows and the base estimators.  The first r
+        repetitions are the same whatever their number.
+
+    verbose : int, default=0
+        1 prints a line for each epoch.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        The class labels, sorted.
+    n_repetitions_, n_buckets_ : int
+        The numbers R and B in use.
+    bucket_table_ : ndarray of shape (n_classes, n_repetitions), unsigned int
+        The bucket of each class in each repetition.
+    device_ : str
+        The device in use.
+    n_iter_ : int
+        Epochs done by the repetition that was trained for longest.
+    estimators_ : list of classifiers
+        The fitted base classifiers, whose classes are bucket numbers.  Not with the
+        built-in learner.
+    coef_ : ndarray of shape (n_repetitions, n_buckets, n_features), float32
+        Weights of the built-in learner, a view.
+    intercept_ : ndarray of shape (n_repetitions, n_buckets), float32
+        Intercepts of the built-in learner.
+    model_bytes_ : int
+        Bytes of the weights, or of the pickled base classifiers, and the table.
+    n_features_in_ : int
+        Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, if X had names that are all strings.
+
+    Notes
+    -----
+    A base classifier may give a bucket the probability zero; 0.1 % of its probability
+    is therefore spread evenly over all buckets.  A base classifier without
+    `predict_proba` gets the softmax (of two classes, the logistic function) of its
+    `decision_function`.
+
+    `predict_proba` of "log_mean" is the softmax of
+    ``max(1, log K / log B) score_k``: for bucket probabilities that are all 1/B this
+    is the uniform 1/K.  That of "mean" is the unbiased estimate
+    ``(mean - c) / (1 - c)``, where c is the chance that two classes share a bucket,
+    (K - B) / (B (K - 1)) for balanced tables and 1/B otherwise; negative values become
+    zero.  All are scaled to sum to one.
+
+    References
+    ----------
+    Medini, Huang, Wang, Mohan and Shrivastava (2019), "Extreme Classification in Log
+    Memory using Count-Min Sketch: A Case Study of Amazon Search with 50M Products",
+    NeurIPS.  Huang, Wang, Medini and Shrivastava (2018), "Extreme Classification in
+    Log Memory", arXiv:1810.04254.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn.preprocessing import normalize
+    >>> from sklearn_mach import MACHClassifier
+    >>> X, y = load_digits(return_X_y=True)
+    >>> X = normalize(X)
+    >>> model = MACHClassifier(n_repetitions=8, n_buckets=4, random_state=0)
+    >>> model.fit(X[:1000], y[:1000]).score(X[1000:], y[1000:]) > 0.85
+    True
+    >>> model.predict_topk(X[1000:1002], k=2).shape
+    (2, 2)
+    """
+
+    _parameter_constraints: dict = {
+        "estimator": [HasMethods(["fit"]), None],
+        "n_repetitions": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "n_buckets": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"})],
+        "hashing": [StrOptions({"balanced", "universal"}), "array-like"],
+        "decoder": [StrOptions({"log_mean", "mean", "min", "median"})],
+        "device": [str],
+        "learning_rate": [
+            Interval(Real, 0, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
+        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
+        "alpha": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "tol": [Interval(Real, 0, None, closed="left"), None],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "class_weight": [StrOptions({"balanced"}), dict, None],
+        "warm_start": ["boolean"],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+    }
+
+    def __init__(
+        self,
+        estimator=None,
+        *,
+        n_repetitions="auto",
+        n_buckets="auto",
+        hashing="balanced",
+        decoder="log_mean",
+        device="auto",
+        learning_rate="auto",
+        max_iter="auto",
+        alpha=0.0,
+        batch_size="auto",
+        tol=1e-4,
+        early_stopping=False,
+        validation_fraction=0.1,
+        n_iter_no_change=5,
+        class_weight=None,
+        warm_start=False,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.estimator = estimator
+        self.n_repetitions = n_repetitions
+        self.n_buckets = n_buckets
+        self.hashing = hashing
+        self.decoder = decoder
+        self.device = device
+        self.learning_rate = learning_rate
+        self.max_iter = max_iter
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.tol = tol
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.class_weight = class_weight
+        self.warm_start = warm_start
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        if self.estimator is None:
+            tags.input_tags.sparse = True
+        else:
+            base = get_tags(self.estimator)
+            tags.input_tags.sparse = base.input_tags.sparse
+            tags.input_tags.allow_nan = base.input_tags.allow_nan
+            tags.input_tags.positive_only = base.input_tags.positive_only
+            if base.classifier_tags is not None:  # naive Bayes says so of itself
+                tags.classifier_tags.poor_score = base.classifier_tags.poor_score
+        return tags
+
+    def get_metadata_routing(self):
+        """Routing of metadata to the base estimator.
+
+        Returns
+        -------
+        routing : MetadataRouter
+        """
+        router = MetadataRouter(owner=type(self).__name__)
+        if self.estimator is None:
+            return router.add_self_request(self)
+        mapping = MethodMapping().add(caller="fit", callee="fit")
+        mapping.add(caller="partial_fit", callee="partial_fit")
+        return router.add(estimator=self.estimator, method_mapping=mapping)
+
+    # Fitting ------------------------------------------------------------------------
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, sample_weight=None, **fit_params):
+        """Fit the repetitions.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training rows, float32 or float64 (others become float64).  Sparse rows of
+            unit length are what the built-in learner likes best.
+        y : array-like of shape (n_samples,)
+            Class labels: numbers or strings.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, not negative.
+        **fit_params : dict
+            Passed to `fit` of the base estimator, by metadata routing.
+
+        Returns
+        -------
+        self : MACHClassifier
+        """
+        _raise_for_params(fit_params, self, "fit")
+        self._check_parameters()
+        device = resolve_device(self.device)
+        warm = self.warm_start and hasattr(self, "bucket_table_")
+        with self._unchanged_on_error():
+            X, y = self._validate(X, y, reset=not warm)
+            classes, y_codes = _encode(y)
+            if warm and not np.array_equal(classes, self.classes_):
+                raise ValueError(
+                    "With warm_start=True y must hold the classes of the previous fit: "
+                    f"{self.classes_.size} then, {classes.size} now, or other labels. "
+                    "Set warm_start=False to start anew."
+                )
+            params, weight = self._route(
+                "fit", X, y, y_codes, classes, sample_weight, fit_params
+            )
+            plan = self._plan(classes.size, X.shape[1], warm)
+            self._train("fit", X, y_codes, weight, params, plan)
+            self.classes_, self.device_ = classes, device
+        return self
+
+    @available_if(_has_partial_fit)
+    @_fit_context(prefer_skip_nested_validation=False)
+    def partial_fit(self, X, y, classes=None, sample_weight=None, **fit_params):
+        """Take one pass over a block of rows.
+
+        The step of the built-in learner falls with the square root of the number of
+        rows seen, in units of the first block.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            A block of training rows.
+        y : array-like of shape (n_samples,)
+            Their labels.
+        classes : array-like of shape (n_classes,), default=None
+            All classes; needed at the first call.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+        **fit_params : dict
+            Passed to `partial_fit` of the base estimator, by metadata routing.
+
+        Returns
+        -------
+        self : MACHClassifier
+        """
+        _raise_for_params(fit_params, self, "partial_fit")
+        self._check_parameters()
+        device = resolve_device(self.device)
+        first = not hasattr(self, "bucket_table_")
+        if first and classes is None:
+            raise ValueError("classes must be passed at the first call of partial_fit.")
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is not known block by block. Pass a dict, or "
+                "sample_weight."
+            )
+        if classes is not None:
+            classes = _encode(np.asarray(classes))[0]
+            if not first and not np.array_equal(classes, self.classes_):
+                raise ValueError(
+                    f"classes has {classes.size} classes that are not the "
+                    f"{self.classes_.size} of the first call."
+                )
+        else:
+            classes = self.classes_
+        with self._unchanged_on_error():
+            X, y = self._validate(X, y, reset=first)
+            y_codes = _encode_as(y, classes)
+            params, weight = self._route(
+                "partial_fit", X, y, y_codes, classes, sample_weight, fit_params
+            )
+            if first:
+                plan = self._plan(classes.size, X.shape[1], warm=False)
+            else:
+                plan = Bunch(
+                    n_repetitions=self.n_repetitions_,
+                    n_buckets=self.n_buckets_,
+                    n_old=self.n_repetitions_,
+                    table=self.bucket_table_,
+                )
+            self._train("partial_fit", X, y_codes, weight, params, plan)
+            self.classes_, self.device_ = classes, device
+        return self
+
+    @contextmanager
+    def _unchanged_on_error(self):
+        """Whatever goes wrong inside, the attributes are those from before."""
+        before = self.__dict__.copy()
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _check_parameters(self):
+        """What the constraints of single parameters cannot say."""
+        if self.estimator is None:
+            return
+        if isinstance(self.estimator, type) or not is_classifier(self.estimator):
+            raise ValueError(
+                f"estimator={self.estimator!r} is not a classifier. Pass an instance of "
+                "a scikit-learn classifier, or None for the built-in learner."
+            )
+        if not (
+            hasattr(self.estimator, "predict_proba")
+            or hasattr(self.estimator, "decision_function")
+        ):
+            raise ValueError(
+                f"estimator={self.estimator!r} has neither predict_proba nor "
+                "decision_function, so that its buckets cannot be scored."
+            )
+
+    def _validate(self, X, y="no_validation", reset=False):
+        """Checked rows (CSR canonical with int32 indices, or C-ordered), and labels."""
+        tags = self.__sklearn_tags__().input_tags
+        checked = validate_data(
+            self,
+            X,
+            y,
+            reset=reset,
+            accept_sparse="csr" if tags.sparse else False,
+            dtype=[np.float64, np.float32],
+            order="C",
+            ensure_all_finite=not tags.allow_nan,
+        )
+        X, *labels = checked if isinstance(checked, tuple) else (checked,)
+        if sp.issparse(X):
+            if not X.has_canonical_format:
+                X = X.copy()
+                X.sum_duplicates()
+            if X.indices.dtype != np.int32 and X.nnz < 2**31 and X.shape[1] < 2**31:
+                X = type(X)(
+                    (X.data, X.indices.astype(np.int32), X.indptr.astype(np.int32)),
+                    shape=X.shape,
+                )
+        if labels:
+            check_classification_targets(labels[0])
+            return X, labels[0]
+        return X
+
+    def _route(self, method, X, y, y_codes, classes, sample_weight, params):
+        """Metadata of the base estimator, and the row weights of the built-in learner.
+
+        Returns a Bunch of keyword arguments for the base estimator, and None or float64
+        of shape (n_samples,).
+        """
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
+            if not weight.any():
+                raise ValueError(
+                    "All values of sample_weight are zero; at least one row must have "
+                    "a positive weight."
+                )
+        if self.class_weight is not None:
+            by_class = compute_class_weight(self.class_weight, classes=classes, y=y)
+            weight = by_class[y_codes] * (1.0 if weight is None else weight)
+        if self.estimator is None:
+            return Bunch(), weight
+        if weight is not None:
+            params = params | {"sample_weight": weight}
+        if _routing_enabled():
+            return process_routing(self, method, **params).estimator[method], None
+        if weight is not None and not has_fit_parameter(
+            self.estimator, "sample_weight"
+        ):
+            cause = "sample_weight" if sample_weight is not None else "class_weight"
+            raise ValueError(
+                f"{cause} was passed, but {self.estimator!r} takes no sample_weight."
+            )
+        return Bunch(**params), None
+
+    def _plan(self, n_classes, n_features, warm):
+        """Sizes, table and seeds of the repetitions to be trained."""
+        given = None
+        n_repetitions, n_buckets = self.n_repetitions, self.n_buckets
+        if not isinstance(self.hashing, str):
+            given = _check_table(self.hashing, n_classes, n_repetitions, n_buckets)
+            given, n_repetitions, n_buckets = given
+        else:
+            n_repetitions, n_buckets = theory.choose_sizes(
+                n_classes, n_repetitions, n_buckets, self._free_columns(n_features)
+            )
+            least = _hashing.min_repetitions(n_classes, max(n_buckets, 2))
+            if n_repetitions < least:
+                raise ValueError(
+                    f"n_repetitions={n_repetitions} with n_buckets={n_buckets} cannot "
+                    f"tell {n_classes} classes apart: there are only "
+                    f"{n_buckets**n_repetitions} combinations of buckets. Use "
+                    f"n_repetitions={least} or more, or more buckets."
+                )
+        n_old = 0
+        if warm:
+            n_old = self.n_repetitions_
+            if n_buckets != self.n_buckets_ or n_repetitions < n_old:
+                raise ValueError(
+                    f"With warm_start=True n_buckets must stay {self.n_buckets_} and "
+                    f"n_repetitions must be at least {n_old}; they are {n_buckets} and "
+                    f"{n_repetitions}. Set warm_start=False to start anew."
+                )
+            if n_repetitions == n_old:
+                warnings.warn(
+                    f"warm_start=True with n_repetitions={n_old} as before trains "
+                    "nothing. Raise n_repetitions to add repetitions.",
+                    UserWarning,
+                    stacklevel=3,
+                )
+        self._check_memory(n_classes, n_features, n_repetitions, n_buckets)
+        random_state = check_random_state(self.random_state)
+        order_seed = random_state.randint(np.iinfo(np.int32).max)
+        seeds = random_state.randint(np.iinfo(np.int32).max, size=n_repetitions)
+        table = given
+        if table is None:
+            start = self.bucket_table_ if warm else None
+            table = _hashing.draw_table(
+                n_classes, n_buckets, seeds, self.hashing, start
+            )
+        return Bunch(
+            n_repetitions=n_repetitions,
+            n_buckets=n_buckets,
+            n_old=n_old,
+            table=table,
+            seeds=seeds,
+            order_seed=order_seed,
+        )
+
+    def _free_columns(self, n_features):
+        """Columns R B of weights that take half of the free memory, or None."""
+        free = free_memory()
+        if self.estimator is not None or free is None:
+            return None
+        return max(free // 2 // theory.model_bytes(n_features, 1, 1), 1)
+
+    def _check_memory(self, n_classes, n_features, n_repetitions, n_buckets):
+        """Refuse weights that do not fit in memory before they are allocated."""
+        free = free_memory()
+        if self.estimator is not None or free is None:
+            return
+        needed = theory.model_bytes(n_features, n_repetitions, n_buckets)
+        if needed <= free:
+            return
+        fitting = theory.largest_sizes(
+            n_classes, n_buckets, free // theory.model_bytes(n_features, 1, 1)
+        )
+        advice = "No R and B fit; use fewer features."
+        if fitting is not None:
+            advice = (
+                f"n_repetitions={fitting[0]} with n_buckets={fitting[1]} would fit."
+            )
+        raise MemoryError(
+            f"The weights of n_repetitions={n_repetitions} with n_buckets={n_buckets} "
+            f"for {n_features} features take {needed} bytes ({format_bytes(needed)}), "
+            f"but only {free} bytes ({format_bytes(free)}) are free. {advice}"
+        )
+
+    def _train(self, method, X, y, weight, params, plan):
+        """Train what `plan` asks for and store the fitted attributes."""
+        if self.estimator is None:
+            self._train_softmax(method, X, y, weight, plan)
+            self.__dict__.pop("estimators_", None)
+        else:
+            self._train_estimators(method, X, y, params, plan)
+            self.__dict__.pop("_weights", None)
+            self.__dict__.pop("_intercepts", None)
+        self.n_repetitions_, self.n_buckets_ = plan.n_repetitions, plan.n_buckets
+        self.bucket_table_ = plan.table
+
+    def _train_estimators(self, method, X, y, params, plan):
+        if plan.n_old:
+            estimators = list(self.estimators_)
+        else:
+            estimators = []
+        if method == "fit" or not estimators:
+            for seed in plan.seeds[plan.n_old :]:
+                estimator = clone(self.estimator)
+                _set_random_states(estimator, check_random_state(int(seed)))
+                estimators.append(estimator)
+        first = plan.n_old if method == "fit" else 0
+        n_jobs = effective_n_jobs(self.n_jobs)
+        with threadpool_limits(1 if n_jobs > 1 else None, "blas"):
+            estimators[first:] = Parallel(n_jobs=self.n_jobs, prefer="threads")(
+                delayed(_fit_estimator)(
+                    estimators[r], method, X, y, plan.table[:, r], params
+                )
+                for r in range(first, plan.n_repetitions)
+            )
+        self.estimators_ = estimators
+        self.n_iter_ = max(
+            int(np.max(getattr(estimator, "n_iter_", 1))) for estimator in estimators
+        )
+
+    def _train_softmax(self, method, X, y, weight, plan):
+        n_samples, n_features = X.shape
+        continued = method == "partial_fit" and plan.n_old > 0
+        if weight is None:
+            weight = np.ones(n_samples, np.float32)
+        else:
+            weight = (weight / weight.mean()).astype(np.float32)
+        lengths = _softmax.squared_lengths(X)
+        if continued:
+            mean_length, order_seed = self._mean_length, self._order_seed + self.n_iter_
+        else:
+            mean_length = float(np.average(lengths, weights=weight)) or 1.0
+            order_seed = plan.order_seed
+            _warn_about_scales(X)
+        batch_size = self.batch_size
+        if batch_size == "auto":
+            batch_size = int(np.clip(n_samples // 256, 1, 128))
+        common = self.learning_rate
+        if common == "auto":
+            common = _STEP / mean_length
+            step = _STEP * weight / np.maximum(lengths, mean_length)
+            if not sp.issparse(X):
+                rng = np.random.default_rng(order_seed)
+                excess = _softmax.coherence(X, step, mean_length, batch_size, rng)
+                common, step = common / excess, step / excess
+        else:
+            step = common * weight
+        del lengths
+
+        if method == "partial_fit":
+            seen, block = (self.t_, self._block) if continued else (0, n_samples)
+            factor = 1 / np.sqrt(1 + seen / block)
+            decay = [(factor, factor)]
+            self.t_, self._block = seen + n_samples, block
+        else:
+            max_iter = self.max_iter
+            if max_iter == "auto":
+                max_iter = int(np.clip(-(-200_000 // n_samples), 5, 100))
+            decay = [
+                (1 - e / max_iter, 1 - (e + 1) / max_iter) for e in range(max_iter)
+            ]
+        rows, validation = np.arange(n_samples, dtype=np.int32), None
+        if self.early_stopping and method == "fit":
+            n_validation = int(np.ceil(self.validation_fraction * n_samples))
+            if n_validation >= n_samples:
+                raise ValueError(
+                    f"validation_fraction={self.validation_fraction} of {n_samples} "
+                    "rows leaves none to train on."
+                )
+            rows = np.random.default_rng([order_seed]).permutation(rows)
+            rows, validation = rows[n_validation:], np.sort(rows[:n_validation])
+        settings = _softmax.Settings(
+            step=step.astype(np.float32),
+            weight=weight,
+            bias=mean_length,
+            penalty=self.alpha * common,
+            batch_size=batch_size,
+            decay=decay,
+            seed=order_seed,
+            tol=self.tol,
+            n_iter_no_change=self.n_iter_no_change,
+            train=rows,
+            validation=validation,
+            verbose=self.verbose,
+        )
+
+        width, n_buckets = plan.n_repetitions * plan.n_buckets, plan.n_buckets
+        first = 0 if continued else plan.n_old
+        if continued:
+            W, b = self._weights, self._intercepts
+            touched = np.unique(X.indices) if sp.issparse(X) else slice(None)
+            before = W[touched].copy(), b.copy()
+        else:
+            W = np.zeros((n_features, width), np.float32)
+            b = np.zeros(width, np.float32)
+            if plan.n_old:
+                W[:, : plan.n_old * n_buckets] = self._weights
+                b[: plan.n_old * n_buckets] = self._intercepts
+        n_jobs = effective_n_jobs(self.n_jobs)
+        n_new = plan.n_repetitions - first
+        if sp.issparse(X):
+            n_blocks = min(n_jobs, n_new)
+        else:  # the sums of BLAS depend on the shape: the same for every n_jobs
+            n_blocks = -(-n_new * n_buckets // _DENSE_COLUMNS)
+        blocks = np.array_split(
+            np.arange(first, plan.n_repetitions), min(n_blocks, n_new) or 1
+        )
+        try:
+            with threadpool_limits(1, "blas"):
+                results = Parallel(n_jobs=self.n_jobs, prefer="threads")(
+                    delayed(_softmax.train)(
+                        X,
+                        y,
+                        plan.table[:, block],
+                        _softmax.Columns(
+                            W,
+                            b,
+                            block[0] * n_buckets,
+                            (block[-1] + 1) * n_buckets,
+                            zero=not continued,
+                        ),
+                        settings,
+                    )
+                    for block in blocks
+                    if block.size
+                )
+        except BaseException:
+            if continued:
+                W[touched], b[:] = before
+            raise
+        for block, (arrays, _, _) in zip(blocks, results, strict=False):
+            if arrays is not None:
+                columns = slice(block[0] * n_buckets, (block[-1] + 1) * n_buckets)
+                W[:, columns], b[columns] = arrays
+        n_iter = max((int(n.max()) for _, n, _ in results), default=0)
+        if continued:
+            n_iter += self.n_iter_
+        elif plan.n_old:
+            n_iter = max(n_iter, self.n_iter_)
+        self._weights, self._intercepts = W, b
+        self._mean_length, self._order_seed = mean_length, order_seed
+        if method == "fit":
+            self.t_, self._block = n_samples * n_iter, n_samples
+        self.n_iter_ = n_iter
+
+    # Predicting ---------------------------------------------------------------------
+
+    def predict(self, X):
+        """Predict the best class of each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,), with the dtype of `classes_`
+        """
+        return self.predict_topk(X, k=1)[:, 0]
+
+    def predict_topk(self, X, k=5, return_scores=False):
+        """Predict the k best classes of each row without scoring them all at once.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        k : int, default=5
+            From 1 to the number of classes.
+        return_scores : bool, default=False
+            Whether to return the scores too.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples, k)
+            Best first; of classes with equal scores the first in `classes_`.
+        scores : ndarray of shape (n_samples, k), float32
+            Scores as in `decision_function`, if `return_scores`.
+        """
+        check_is_fitted(self)
+        n_classes = self.classes_.size
+        if not isinstance(k, Integral) or not 1 <= k <= n_classes:
+            raise ValueError(
+                f"k must be an integer from 1 to the number of classes, {n_classes}; "
+                f"got {k!r}."
+            )
+        X = self._validate(X)
+        merge, n_jobs = self._merge(), effective_n_jobs(self.n_jobs)
+        chunks = self._chunks(X.shape[0], n_jobs)
+        if len(chunks) == 1:
+            parts = [self._topk(X, k, merge)]
+        else:
+            parts = Parallel(n_jobs=self.n_jobs, prefer="threads")(
+                delayed(self._topk)(X[rows], k, merge) for rows in chunks
+            )
+        indices = np.concatenate([part[0] for part in parts])
+        labels = self.classes_[indices]
+        if not return_scores:
+            return labels
+        return labels, self._rescaled(np.concatenate([part[1] for part in parts]))
+
+    def decision_function(self, X):
+        """Score every class: the merged bucket scores.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples, n_classes), float32
+            Of shape (n_samples,) if there are two classes: the second score less the
+            first.
+
+        Raises
+        ------
+        MemoryError
+            If the scores would not fit in the free memory; use `predict_topk`.
+        """
+        scores = self._rescaled(self._all_scores(X, itemsize=4))
+        if self.classes_.size == 2:
+            return scores[:, 1] - scores[:, 0]
+        return scores
+
+    def predict_proba(self, X):
+        """Estimate the probability of every class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, n_classes), float64
+            Rows sum to one.
+
+        Raises
+        ------
+        MemoryError
+            If the probabilities would not fit in the free memory; use `predict_topk`.
+        """
+        scores = self._rescaled(self._all_scores(X, itemsize=12).astype(np.float64))
+        n_classes, n_buckets = self.classes_.size, self.n_buckets_
+        if self.decoder == "log_mean":
+            scores *= max(1.0, np.log(n_classes) / np.log(max(n_buckets, 2)))
+            scores -= scores.max(axis=1, keepdims=True)
+            np.exp(scores, out=scores)
+        elif self.decoder == "mean" and n_buckets < n_classes:
+            chance = 1 / n_buckets
+            if isinstance(self.hashing, str) and self.hashing == "balanced":
+                chance *= (n_classes - n_buckets) / (n_classes - 1)
+            scores -= chance
+            np.maximum(scores, 0, out=scores)
+        scores /= scores.sum(axis=1, keepdims=True)
+        return scores
+
+    def predict_log_proba(self, X):
+        """Logarithm of `predict_proba`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_samples, n_classes), float64
+            Minus infinity for a probability of zero.
+        """
+        proba = self.predict_proba(X)
+        with np.errstate(divide="ignore"):
+            return np.log(proba, out=proba)
+
+    def _merge(self):
+        return "sum" if self.decoder in ("log_mean", "mean") else self.decoder
+
+    def _rescaled(self, scores):
+        """The decoder adds; "log_mean" and "mean" promise means."""
+        return (
+            scores / np.float32(self.n_repetitions_)
+            if self._merge() == "sum"
+            else scores
+        )
+
+    def _chunks(self, n_samples, n_jobs):
+        """Slices of rows whose bucket scores fit in the memory to work in."""
+        n_bytes = min(get_config()["working_memory"] * 2**20, _CHUNK_BYTES)
+        n_bytes //= 16 * self.n_repetitions_ * self.n_buckets_ * n_jobs
+        n_rows = min(max(int(n_bytes), 1), max(-(-n_samples // n_jobs), 1))
+        return list(gen_batches(n_samples, n_rows))
+
+    def _topk(self, X, k, merge):
+        scores = self._bucket_scores(X)
+        return decode_topk(scores, self.bucket_table_, k, merge=merge)
+
+    def _all_scores(self, X, itemsize):
+        """Merged scores (n_samples, n_classes), refused if too large."""
+        check_is_fitted(self)
+        X = self._validate(X)
+        shape = (X.shape[0], self.classes_.size)
+        needed, free = shape[0] * shape[1] * itemsize, free_memory()
+        if free is not None and needed > free:
+            raise MemoryError(
+                f"Scores of {shape[0]} rows and {shape[1]} classes take {needed} bytes "
+                f"({format_bytes(needed)}), but only {free} bytes "
+                f"({format_bytes(free)}) are free. Pass fewer rows at a time, or use "
+                "predict or predict_topk, which never hold the scores of all classes."
+            )
+        out = np.empty(shape, np.float32)
+        for rows in self._chunks(shape[0], 1):
+            out[rows] = decode_scores(
+                self._bucket_scores(X[rows]), self.bucket_table_, merge=self._merge()
+            )
+        return out
+
+    def _bucket_scores(self, X):
+        """(Log) probabilities of the buckets, float32 of shape (n, R, B)."""
+        log = self.decoder == "log_mean"
+        if hasattr(self, "_weights"):
+            W, b = self._weights, self._intercepts
+            return _softmax.bucket_proba(X, W, b, self.n_buckets_, log)
+        shape = (X.shape[0], self.n_repetitions_, self.n_buckets_)
+        out = np.zeros(shape, np.float32)
+        for r, estimator in enumerate(self.estimators_):
+            out[:, r, estimator.classes_] = _estimator_proba(estimator, X)
+        out *= 1 - _SMOOTHING
+        out += _SMOOTHING / self.n_buckets_
+        return np.log(out, out=out) if log else out
+
+    # Looking inside -----------------------------------------------------------------
+
+    @property
+    def coef_(self):
+        """Weights of the built-in learner, (n_repetitions, n_buckets, n_features)."""
+        shape = (-1, self.n_repetitions_, self.n_buckets_)
+        return self._weights.reshape(shape).transpose(1, 2, 0)
+
+    @property
+    def intercept_(self):
+        """Intercepts of the built-in learner, (n_repetitions, n_buckets)."""
+        return self._intercepts.reshape(self.n_repetitions_, self.n_buckets_)
+
+    @property
+    def model_bytes_(self):
+        """Bytes of the weights, or of the pickled base classifiers, and the table."""
+        check_is_fitted(self, "bucket_table_")
+        if hasattr(self, "_weights"):
+            model = self._weights.nbytes + self._intercepts.nbytes
+        else:
+            model = len(pickle.dumps(self.estimators_))
+        return model + self.bucket_table_.nbytes
+
+
+def _encode(y):
+    """Sorted labels, and their numbers as int32 of the shape of y."""
+    try:
+        missing = y.dtype == object and any(v is None or v != v for v in y)
+        classes, codes = np.unique(y, return_inverse=True)
+    except TypeError as error:
+        raise ValueError(
+            "y mixes labels that cannot be sorted, such as numbers, strings and "
+            "missing values. Use labels of one type."
+        ) from error
+    if missing:
+        raise ValueError("y contains missing values (None or NaN). Drop these rows.")
+    return classes, codes.astype(np.int32)
+
+
+def _encode_as(y, classes):
+    """Numbers of the labels y in the sorted labels `classes`."""
+    found, codes = _encode(y)
+    place = np.minimum(np.searchsorted(classes, found), classes.size - 1)
+    unknown = found[classes[place] != found]
+    if unknown.size:
+        raise ValueError(
+            f"y holds labels that are not in classes: {unknown[:5].tolist()}"
+            f"{' and others' if unknown.size > 5 else ''}."
+        )
+    return place[codes].astype(np.int32)
+
+
+def _check_table(table, n_classes, n_repetitions, n_buckets):
+    """A user's table in its smallest dtype, with its R and B."""
+    table = np.asarray(table)
+    if table.dtype.kind not in "iu":
+        raise ValueError(
+            f"hashing as an array must hold integers, got dtype {table.dtype}."
+        )
+    if table.ndim != 2 or table.shape[0] != n_classes or table.shape[1] < 1:
+        raise ValueError(
+            f"hashing as an array must have shape (n_classes, n_repetitions) with "
+            f"n_classes={n_classes}, got {table.shape}."
+        )
+    if n_repetitions not in ("auto", table.shape[1]):
+        raise ValueError(
+            f"hashing has {table.shape[1]} columns, but n_repetitions={n_repetitions}. "
+            "Pass n_repetitions='auto' or the number of columns."
+        )
+    largest = int(table.max())
+    if n_buckets == "auto":
+        n_buckets = largest + 1
+    if table.min() < 0 or largest >= n_buckets:
+        raise ValueError(
+            f"hashing must hold buckets from 0 to n_buckets - 1 = {n_buckets - 1}, got "
+            f"values from {table.min()} to {largest}."
+        )
+    twins = _hashing.find_twins(table, n_buckets)
+    if twins is not None:
+        raise ValueError(
+            f"hashing gives classes {twins[0]} and {twins[1]} (row numbers) the same "
+            "buckets in all repetitions, so that they cannot be told apart."
+        )
+    table = np.ascontiguousarray(table, np.min_scalar_type(n_buckets - 1))
+    return table, table.shape[1], n_buckets
+
+
+def _warn_about_scales(X):
+    """Warn of features whose typical sizes are so different that one step serves none."""
+    n_features = X.shape[1]
+    if sp.issparse(X):
+        squares = np.zeros(n_features)
+        np.add.at(squares, X.indices, np.square(X.data, dtype=np.float64))
+        counts = np.bincount(X.indices, minlength=n_features)
+    else:
+        squares = np.einsum("ij,ij->j", X, X, dtype=np.float64)
+        counts = np.count_nonzero(X, axis=0)
+    used = squares > 0
+    scales = np.sqrt(squares[used] / counts[used])
+    if scales.size and scales.max() > _SCALE_RATIO * np.median(scales):
+        column = np.flatnonzero(used)[scales.argmax()]
+        warnings.warn(
+            f"The features have very different scales: non-zeros of column {column} are "
+            f"about {scales.max():.3g}, the median column's {np.median(scales):.3g}. "
+            "Stochastic gradient descent then learns little. Bring them to one scale "
+            "with sklearn.preprocessing.MaxAbsScaler or Normalizer.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+
+
+def _fit_estimator(estimator, method, X, y, buckets, params):
+    """Fit a base classifier on the buckets (n_classes,) of the classes y."""
+    labels = buckets[y]
+    if method == "partial_fit":
+        if not hasattr(estimator, "classes_"):
+            params = params | {"classes": np.unique(buckets)}
+        return estimator.partial_fit(X, labels, **params)
+    if (labels == labels[0]).all():  # most classifiers refuse a single class
+        return DummyClassifier(strategy="prior").fit(X, labels)
+    return estimator.fit(X, labels, **params)
+
+
+def _estimator_proba(estimator, X):
+    """Probabilities of the buckets the estimator has seen, (n, len(classes_))."""
+    if hasattr(estimator, "predict_proba"):
+        return estimator.predict_proba(X)
+    scores = estimator.decision_function(X)
+    if scores.ndim == 1:
+        positive = expit(scores)
+        return np.column_stack([1 - positive, positive])
+    return softmax(scores, axis=1)

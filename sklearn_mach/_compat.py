@@ -1,0 +1,37 @@
+"""What must be imported from private places, and the one set of Numba options.
+
+Every private scikit-learn import of the package is here.
+"""
+
+import numba
+from sklearn.base import _fit_context
+from sklearn.ensemble._base import _set_random_states
+from sklearn.utils._metadata_requests import _raise_for_params, _routing_enabled
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight
+
+__all__ = [
+    "HasMethods",
+    "Interval",
+    "StrOptions",
+    "_check_sample_weight",
+    "_fit_context",
+    "_raise_for_params",
+    "_routing_enabled",
+    "_set_random_states",
+    "njit",
+]
+
+# Sums may be re-ordered and fused, but NaN and infinity keep their meaning.
+_FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
+
+
+def njit(function=None, **options):
+    """Compile a kernel without the GIL; cached on disk wherever that is possible."""
+    if function is None:
+        return lambda function: njit(function, **options)
+    options = {"nogil": True, "fastmath": _FASTMATH} | options
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no directory for the cache can be written
+        return numba.njit(**options)(function)

@@ -1,0 +1,447 @@
+"""The built-in learner: R softmax regressions trained together by SGD.
+
+The weights of all repetitions lie feature-major in one float32 array of shape
+(d, R * B), so that a non-zero of a row costs one contiguous read (logits) and one
+contiguous write (update).  A kernel works on the columns ``lo:hi`` of whole
+repetitions; threads take different columns and never share a number, so that the
+way the repetitions are dealt changes no bit of the result.
+
+For a row x of class y with weight s, every repetition r takes the step
+``W_r -= eta s x (softmax(x W_r + b_r) - onehot(h_r(y)))``; the intercept is the
+weight of one more feature, whose value is the typical length of a row.
+"""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from ._compat import njit
+
+# Sums over features keep their order, so that every number is the same whatever
+# columns stand beside it; fusing multiplications with additions is harmless.
+_ELEMENTWISE = {"contract", "arcp", "nsz", "afn"}
+
+_LOG2E = np.float32(1.44269504)
+_LN2_HIGH = np.float32(0.693359375)
+_LN2_LOW = np.float32(-2.12194440e-4)
+
+
+@njit(inline="always")
+def _exp(x):
+    """float32 exp of x <= 0 that LLVM vectorises; relative error below 1e-6.
+
+    Cephes' reduction to [-ln2/2, ln2/2] and its polynomial of degree 5.  Results
+    below the smallest normal number become that number.
+    """
+    x = max(x, np.float32(-87.0))
+    n = np.rint(x * _LOG2E)
+    x = x - n * _LN2_HIGH - n * _LN2_LOW
+    p = np.float32(1.9875691500e-4)
+    p = p * x + np.float32(1.3981999507e-3)
+    p = p * x + np.float32(8.3334519073e-3)
+    p = p * x + np.float32(4.1665795894e-2)
+    p = p * x + np.float32(1.6666665459e-1)
+    p = p * x + np.float32(5.0000001201e-1)
+    p = p * x * x + x + np.float32(1.0)
+    power = np.int32((np.int32(n) + np.int32(127)) << np.int32(23))
+    return p * power.view(np.float32)
+
+
+@njit(inline="always")
+def _largest(z):
+    """Largest of a float32 vector, by its bits: LLVM vectorises integer maxima."""
+    best = np.int32(-2147483648)
+    for bits in z.view(np.int32):
+        best = max(best, np.int32(bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))))
+    return np.int32(best ^ ((best >> 31) & np.int32(0x7FFFFFFF))).view(np.float32)
+
+
+@njit(fastmath=_ELEMENTWISE)
+def _add_logits(data, indices, start, stop, W, lo, z):
+    """z (hi - lo,) += the sum of v W[j, lo:hi] over the non-zeros (j, v) of a row."""
+    width = z.shape[0]
+    p = start
+    while p + 4 <= stop:  # four rows of W a pass over z: fewer loads, more streams
+        v0, v1 = np.float32(data[p]), np.float32(data[p + 1])
+        v2, v3 = np.float32(data[p + 2]), np.float32(data[p + 3])
+        w0 = W[indices[p], lo : lo + width]
+        w1 = W[indices[p + 1], lo : lo + width]
+        w2 = W[indices[p + 2], lo : lo + width]
+        w3 = W[indices[p + 3], lo : lo + width]
+        for q in range(width):
+            z[q] = z[q] + v0 * w0[q] + v1 * w1[q] + v2 * w2[q] + v3 * w3[q]
+        p += 4
+    while p < stop:
+        v = np.float32(data[p])
+        w = W[indices[p], lo : lo + width]
+        for q in range(width):
+            z[q] += v * w[q]
+        p += 1
+
+
+@njit
+def _softmax_gradient(z, codes, n_buckets, step, loss):
+    """Logits z (R B,) become step * (softmax - onehot); loss (R,) grows by -log P."""
+    for r in range(loss.shape[0]):
+        zr = z[r * n_buckets : (r + 1) * n_buckets]
+        largest = _largest(zr)
+        target = zr[codes[r]] - largest
+        total = np.float32(0.0)
+        for b in range(n_buckets):
+            e = _exp(zr[b] - largest)
+            zr[b] = e
+            total += e
+        loss[r] += np.log(total) - target
+        scale = step / total
+        for b in range(n_buckets):
+            zr[b] *= scale
+        zr[codes[r]] -= step
+
+
+@njit(fastmath=_ELEMENTWISE)
+def _sgd_epoch_csr(
+    data, indices, indptr, order, y, table, weight, step, decay, shrink, active, bias,
+    lo, W, b, loss
+):  # fmt: skip
+    """One pass over the rows `order` of a CSR matrix, a step a row.
+
+    y (n,), table (K, R): the classes and their buckets.  weight, step (n,): a row's
+    share in the loss and its step at decay 1; without a step nothing is updated.
+    decay: its values at both ends of the pass.  The weights are scale * W; shrink is
+    the L2 penalty times the common step.  active (R,): 0 where training has stopped.
+    bias: square of the value of the intercept's feature.  W (d, >= lo + R B), b (R B,)
+    and loss (R,), the sum of weight * -log P, are changed.  Returns the scale.
+    """
+    n_repetitions, n_buckets = active.shape[0], b.shape[0] // active.shape[0]
+    z = np.empty(b.shape[0], np.float32)
+    row_loss = np.empty(n_repetitions, np.float64)
+    scale = np.float32(1.0)
+    for t in range(order.shape[0]):
+        i = order[t]
+        start, stop = indptr[i], indptr[i + 1]
+        factor = decay[0] + (decay[1] - decay[0]) * t / order.shape[0]
+        z[:] = np.float32(0.0)
+        _add_logits(data, indices, start, stop, W, lo, z)
+        for q in range(z.shape[0]):
+            z[q] = z[q] * scale + b[q]
+        row_loss[:] = 0.0
+        row_step = np.float32(step[i] * factor)
+        _softmax_gradient(z, table[y[i]], n_buckets, row_step, row_loss)
+        for r in range(n_repetitions):
+            loss[r] += weight[i] * row_loss[r]
+            if active[r] == 0:
+                z[r * n_buckets : (r + 1) * n_buckets] = np.float32(0.0)
+        if row_step == 0.0:
+            continue
+        if shrink > 0.0:
+            scale /= np.float32(1.0 + shrink * factor)
+            if scale < np.float32(1e-4):
+                _rescale(W, lo, active, n_buckets, scale)
+                scale = np.float32(1.0)
+        for q in range(z.shape[0]):
+            b[q] -= np.float32(bias) * z[q]
+        if shrink > 0.0:
+            for q in range(z.shape[0]):
+                z[q] /= scale
+        for p in range(start, stop):
+            v = np.float32(data[p])
+            w = W[indices[p], lo : lo + z.shape[0]]
+            for q in range(z.shape[0]):
+                w[q] -= v * z[q]
+    return scale
+
+
+@njit
+def _rescale(W, lo, active, n_buckets, scale):
+    """Multiply the weights of the active repetitions by `scale`."""
+    for j in range(W.shape[0]):
+        for r in range(active.shape[0]):
+            if active[r] != 0:
+                W[j, lo + r * n_buckets : lo + (r + 1) * n_buckets] *= scale
+
+
+@njit
+def _batch_gradient(Z, rows, y, table, weight, step, factor, active, loss):
+    """Logits Z (n_batch, R B) become the gradients of the rows; loss (R,) grows."""
+    n_repetitions = active.shape[0]
+    n_buckets = Z.shape[1] // n_repetitions
+    row_loss = np.empty(n_repetitions, np.float64)
+    for t in range(rows.shape[0]):
+        i = rows[t]
+        row_loss[:] = 0.0
+        row_step = np.float32(step[i] * factor)
+        _softmax_gradient(Z[t], table[y[i]], n_buckets, row_step, row_loss)
+        for r in range(n_repetitions):
+            loss[r] += weight[i] * row_loss[r]
+            if active[r] == 0:
+                Z[t, r * n_buckets : (r + 1) * n_buckets] = np.float32(0.0)
+
+
+def _sgd_epoch_dense(
+    X, batch_size, order, y, table, weight, step, decay, shrink, active, bias,
+    lo, W, b, loss
+):  # fmt: skip
+    """As `_sgd_epoch_csr` for a dense X: a step a batch, the products by BLAS."""
+    W = W[:, lo : lo + b.size]
+    n_buckets = b.size // active.size
+    shrunk = np.repeat(active, n_buckets).astype(np.float32)
+    update = np.empty((min(_TILE, W.shape[0]), b.size), np.float32)
+    for t in range(0, order.size, batch_size):
+        rows = order[t : t + batch_size]
+        Xb = X[rows].astype(np.float32, copy=False)
+        factor = decay[0] + (decay[1] - decay[0]) * t / order.size
+        Z = Xb @ W
+        Z += b
+        _batch_gradient(Z, rows, y, table, weight, step, factor, active, loss)
+        if not step.any():
+            continue
+        b -= np.float32(bias) * Z.sum(axis=0)
+        keep = 1 / (1 + np.float32(shrink * factor * rows.size) * shrunk)
+        for j in range(0, W.shape[0], _TILE):  # a tile of W stays in the L2 cache
+            tile = W[j : j + _TILE]
+            if shrink > 0:
+                tile *= keep
+            tile -= np.matmul(Xb[:, j : j + _TILE].T, Z, out=update[: len(tile)])
+    return 1.0
+
+
+_TILE = 256
+
+
+class Settings(NamedTuple):
+    """What the learner needs besides the data.
+
+    step : float32 array of shape (n_samples,), the step of each row at the start.
+    weight : float32 array of shape (n_samples,), its share in the loss.
+    bias : float, square of the value of the intercept's feature.
+    penalty : float, alpha times the common step.
+    batch_size : int, rows a step of a dense X (a CSR X takes a step a row).
+    decay : pairs of floats, the factor of the step at both ends of each epoch.
+    seed : int, for the order of the rows.
+    tol, n_iter_no_change : a repetition stops when its loss has not fallen by `tol`
+        for so many epochs; None never stops.
+    train, validation : row numbers; validation is None without early stopping.
+    verbose : int
+    """
+
+    step: np.ndarray
+    weight: np.ndarray
+    bias: float
+    penalty: float
+    batch_size: int
+    decay: list
+    seed: int
+    tol: float | None
+    n_iter_no_change: int
+    train: np.ndarray
+    validation: np.ndarray | None
+    verbose: int
+
+
+class Columns:
+    """The columns ``lo:hi`` of W (d, R B) and b (R B,), for one task to train.
+
+    Threads write to the arrays in place.  In another process they are a copy, which
+    `result` returns; weights that are all zero are not sent there.
+    """
+
+    def __init__(self, W, b, lo, hi, zero):
+        self.W, self.b, self.lo, self.hi, self.zero = W, b, lo, hi, zero
+        self.in_place = True
+
+    def __getstate__(self):
+        lo, hi = self.lo, self.hi
+        W = None if self.zero else np.ascontiguousarray(self.W[:, lo:hi])
+        state = {"W": W, "b": self.b[lo:hi], "shape": (self.W.shape[0], hi - lo)}
+        return state | {"lo": 0, "hi": hi - lo, "zero": self.zero, "in_place": False}
+
+    def arrays(self):
+        """The weights, the intercepts of the columns and the first column."""
+        if not self.in_place:  # what another process sent may be read-only
+            zero = self.W is None
+            self.W = np.zeros(self.shape, np.float32) if zero else self.W.copy()
+            self.b = self.b.copy()
+        return self.W, self.b[self.lo : self.hi], self.lo
+
+    def result(self):
+        return None if self.in_place else (self.W, self.b)
+
+
+def train(X, y, table, columns, settings):
+    """Train some repetitions on all rows.
+
+    Parameters
+    ----------
+    X : CSR matrix or C-ordered array of shape (n_samples, n_features), float
+    y : int32 array of shape (n_samples,), class numbers
+    table : unsigned array of shape (n_classes, R), the buckets in these repetitions
+    columns : Columns
+    settings : Settings
+
+    Returns
+    -------
+    arrays : None if trained in place, or the arrays W and b
+    n_iter : int array of shape (R,), epochs done
+    loss : float array of shape (R,), mean log loss in the last epoch
+    """
+    W, b, lo = columns.arrays()
+    s = settings
+    table = np.ascontiguousarray(table)
+    n_repetitions = table.shape[1]
+    active = np.ones(n_repetitions, np.uint8)
+    best = np.full(n_repetitions, np.inf)
+    since_best = np.zeros(n_repetitions, np.int64)
+    n_iter = np.zeros(n_repetitions, np.int64)
+    last_loss = np.full(n_repetitions, np.nan)
+    no_step = np.zeros_like(s.step)
+
+    def run(rows, step, decay, penalty):
+        loss = np.zeros(n_repetitions)
+        common = (rows, y, table, s.weight, step, decay, penalty, active, s.bias)
+        common += (lo, W, b, loss)
+        if sp.issparse(X):
+            scale = _sgd_epoch_csr(X.data, X.indices, X.indptr, *common)
+        else:
+            scale = _sgd_epoch_dense(X, s.batch_size, *common)
+        if scale != 1:
+            _rescale(W, lo, active, b.size // n_repetitions, np.float32(scale))
+        return loss / max(s.weight[rows].sum(dtype=np.float64), np.finfo(float).tiny)
+
+    started = time.perf_counter()
+    for epoch, decay in enumerate(s.decay):
+        order = np.random.default_rng([s.seed, epoch]).permutation(s.train)
+        loss = run(order, s.step, np.array(decay), s.penalty)
+        if s.validation is not None:
+            loss = run(s.validation, no_step, np.zeros(2), 0.0)
+        if not (np.isfinite(loss).all() and np.isfinite(b).all()):
+            raise ValueError(
+                f"The weights overflowed in epoch {epoch + 1}. Use a smaller "
+                "learning_rate (or 'auto'), or bring the features to one scale with "
+                "sklearn.preprocessing.Normalizer or MaxAbsScaler."
+            )
+        running = active == 1
+        n_iter[running] += 1
+        last_loss[running] = loss[running]
+        if s.verbose and columns.lo == 0:
+            _report(epoch, len(s.decay), loss.mean(), s, time.perf_counter() - started)
+        if s.tol is not None:
+            since_best = np.where(loss > best - s.tol, since_best + 1, 0)
+            active[since_best >= s.n_iter_no_change] = 0
+            best = np.minimum(best, loss)
+            if not active.any():
+                break
+    return columns.result(), n_iter, last_loss
+
+
+def _report(epoch, n_epochs, loss, settings, seconds):
+    kind = "training" if settings.validation is None else "validation"
+    done = epoch + 1
+    print(
+        f"epoch {done}/{n_epochs}: {kind} loss {loss:.4f}, "
+        f"{settings.train.size * done / seconds:,.0f} rows/s, "
+        f"{seconds / done * (n_epochs - done):.0f} s left",
+        flush=True,
+    )
+
+
+def squared_lengths(X):
+    """Squared length of each row, float32 of shape (n_samples,)."""
+    if sp.issparse(X):
+        out = np.empty(X.shape[0], np.float32)
+        _squared_lengths_csr(X.data, X.indptr, out)
+        return out
+    return np.einsum("ij,ij->i", X, X).astype(np.float32)
+
+
+@njit
+def _squared_lengths_csr(data, indptr, out):
+    for i in range(out.shape[0]):
+        total = 0.0
+        for p in range(indptr[i], indptr[i + 1]):
+            total += data[p] * data[p]
+        out[i] = total
+
+
+def coherence(X, step, bias, batch_size, rng):
+    """How many times a batch of dense rows overshoots if each takes its own step.
+
+    The largest eigenvalue of the Gram matrix of a batch, intercept included, over
+    that of a single row: 1 for orthogonal rows, `batch_size` for equal ones.  The
+    largest of five random batches; a step divided by it is safe for the sum.
+    """
+    largest = 1.0
+    for _ in range(5):
+        rows = rng.choice(X.shape[0], min(batch_size, X.shape[0]), replace=False)
+        A = X[rows].astype(np.float64) * np.sqrt(step[rows, None])
+        B = np.sqrt(bias * step[rows])
+        gram = A @ A.T + np.outer(B, B)
+        alone = gram.diagonal().max()
+        if alone > 0:
+            largest = max(largest, np.linalg.eigvalsh(gram)[-1] / alone)
+    return largest
+
+
+@njit(fastmath=_ELEMENTWISE)
+def _logits_csr(data, indices, indptr, W, b, out):
+    """out (n, R B) = X W + b for a CSR X, every row by itself."""
+    for i in range(out.shape[0]):
+        out[i] = b
+        _add_logits(data, indices, indptr[i], indptr[i + 1], W, 0, out[i])
+
+
+@njit(fastmath=_ELEMENTWISE)
+def _logits_dense(X, W, b, out):
+    """out (n, R B) = X W + b for a dense X.
+
+    Not BLAS, whose sums depend on the rows that stand beside a row.  Tiles of 16 rows
+    and 512 columns stay in the L1 cache while the features pass.
+    """
+    for i0 in range(0, X.shape[0], 16):
+        i1 = min(i0 + 16, X.shape[0])
+        for q0 in range(0, b.shape[0], 512):
+            q1 = min(q0 + 512, b.shape[0])
+            for i in range(i0, i1):
+                out[i, q0:q1] = b[q0:q1]
+            for j in range(X.shape[1]):
+                w = W[j, q0:q1]
+                for i in range(i0, i1):
+                    v = np.float32(X[i, j])
+                    z = out[i, q0:q1]
+                    for q in range(q1 - q0):
+                        z[q] += v * w[q]
+
+
+@njit
+def _normalise(Z, n_buckets, log):
+    """Logits Z (n, R B) become (log) probabilities of the buckets."""
+    for i in range(Z.shape[0]):
+        for r in range(Z.shape[1] // n_buckets):
+            z = Z[i, r * n_buckets : (r + 1) * n_buckets]
+            largest = _largest(z)
+            total = np.float32(0.0)
+            if log:
+                for b in range(n_buckets):
+                    total += _exp(z[b] - largest)
+                shift = largest + np.float32(np.log(total))
+                for b in range(n_buckets):
+                    z[b] -= shift
+            else:
+                for b in range(n_buckets):
+                    e = _exp(z[b] - largest)
+                    z[b] = e
+                    total += e
+                for b in range(n_buckets):
+                    z[b] /= total
+
+
+def bucket_proba(X, W, b, n_buckets, log):
+    """(Log) probabilities of the buckets, float32 of shape (n_samples, R, B)."""
+    Z = np.empty((X.shape[0], b.size), np.float32)
+    if sp.issparse(X):
+        _logits_csr(X.data, X.indices, X.indptr, W, b, Z)
+    else:
+        _logits_dense(X, W, b, Z)
+    _normalise(Z, n_buckets, log)
+    return Z.reshape(X.shape[0], -1, n_buckets)

@@ -1,0 +1,458 @@
+"""Problems with many classes, made on the spot and without a download.
+
+:func:`load_python_tokens` turns the modules of the running Python's standard
+library into a next-token problem. :func:`make_many_classes` draws a sparse,
+long-tailed problem of any size. Both make ``X`` as CSR of shape
+(n_samples, n_features): float32 values, int32 indices, sorted, no duplicates.
+"""
+
+import os
+import sysconfig
+import token
+import tokenize
+from collections import Counter
+from numbers import Integral, Real
+
+import numpy as np
+from scipy.sparse import csr_array, csr_matrix
+from sklearn import get_config
+from sklearn.utils import Bunch, check_random_state, check_scalar
+
+__all__ = ["load_python_tokens", "make_many_classes"]
+
+# Folders that hold no library code of their own.
+_SKIPPED_FOLDERS = {
+    "test",
+    "tests",
+    "idle_test",
+    "turtledemo",
+    "site-packages",
+    "dist-packages",
+    "__pycache__",
+}
+
+# Token types that become one token each, whatever their text. Angle brackets keep
+# the names apart from every real token.
+_ONE_NAME = {
+    token.STRING: "<STRING>",
+    token.COMMENT: "<COMMENT>",
+    token.NEWLINE: "<NEWLINE>",
+    token.NL: "<NEWLINE>",
+    token.INDENT: "<INDENT>",
+    token.DEDENT: "<DEDENT>",
+}
+_LEFT_OUT = {token.ENCODING, token.ENDMARKER}
+
+# From Python 3.12 on an f-string is several tokens, from its start to its end.
+_STRING_STARTS = {"FSTRING_START", "TSTRING_START"}
+_STRING_ENDS = {"FSTRING_END", "TSTRING_END"}
+
+_DESCR = """\
+Next token of the Python standard library
+-----------------------------------------
+
+A row is a place in the source text of a module of the standard library of
+Python {version} (tests left out). The label is the token at that place. The
+columns tell which tokens come before it. Every value is one.
+
+* Tokens are those of the module `tokenize`. A string, a comment and a line end
+  are one token each, whatever their text: <STRING>, <COMMENT>, <NEWLINE>.
+  Indentation is <INDENT> and <DEDENT>. Numbers, names and operators are kept.
+* Columns are the previous {n_distances} tokens, one-hot by distance, and the set of the
+  last {window} tokens. Places before the start of a file hold <START>. Tokens seen
+  fewer than {min_count} times in the training files share the columns of <UNKNOWN>.
+* Files are split at random into training and test files. Rows keep the order of
+  the text. The training rows come first.
+* Classes 0 to {last_class} are the tokens of the training files, most frequent
+  first. Further classes occur in test files only. No classifier can predict
+  them. They stay in the test part and count as misses.
+
+                            train         test
+Files              {files[0]:>14,} {files[1]:>12,}
+Rows               {rows[0]:>14,} {rows[1]:>12,}
+Classes            {classes[0]:>14,} {classes[1]:>12,}
+Non-zeros          {nonzeros[0]:>14,} {nonzeros[1]:>12,}
+Columns            {n_features:>14,} {n_features:>12,}
+
+Test rows whose label is in no training file: {share_unseen:.2%}
+"""
+
+
+def load_python_tokens(
+    *,
+    n_files=None,
+    n_distances=4,
+    window=20,
+    min_count=2,
+    test_size=0.1,
+    random_state=0,
+    return_X_y=False,
+):
+    """Load the next-token problem of the Python standard library.
+
+    The source text is that of the running Python. Nothing is downloaded, and the
+    numbers differ a little from one version of Python to the next. All files
+    together are about 1.6 million rows with 27,000 classes.
+
+    Parameters
+    ----------
+    n_files : int, default=None
+        Number of files to read, at least 2, drawn at random. ``None``, or more
+        than there are, reads all of them (about 700).
+    n_distances : int, default=4
+        Number of previous tokens that are one-hot encoded by distance, 1 to 100.
+    window : int, default=20
+        Number of previous tokens that are encoded as a set, 0 to 500.
+        With 0 there is no set.
+    min_count : int, default=2
+        A token seen fewer times than this in the training files has no columns
+        of its own. It shares those of ``<UNKNOWN>``. It is still a class.
+    test_size : float, default=0.1
+        Share of the files that are test files, between 0 and 1, both excluded.
+        Each part has at least one file.
+    random_state : int, RandomState instance or None, default=0
+        Draws the files and the split. With an integer the result depends only on
+        the texts of the files and on their paths within the library.
+    return_X_y : bool, default=False
+        If True, return ``(data, target)`` in place of the Bunch. The training
+        rows come first. Only the Bunch says how many they are.
+
+    Returns
+    -------
+    tokens : :class:`~sklearn.utils.Bunch`
+        Dictionary-like object with these attributes. n_samples counts the rows
+        of both parts, n_tokens the tokens that have columns of their own.
+
+        data : sparse matrix of shape (n_samples, n_features), float32
+            CSR of ones. There are ``(n_distances + 1) * (n_tokens + 2)`` columns,
+            or ``n_distances * (n_tokens + 2)`` with ``window=0``. It is a sparse
+            array if scikit-learn is so configured (``sparse_interface``).
+        target : ndarray of shape (n_samples,), int64
+            Class of each row, an index into ``target_names``.
+        data_train, data_test : sparse matrices
+            First and last rows of ``data``. They share its memory.
+        target_train, target_test : ndarrays of int64
+            The same parts of ``target``. They share its memory.
+        target_names : ndarray of shape (n_classes,), object
+            Token of each class: those of the training files, most frequent
+            first, then those that are in test files only.
+        feature_names : ndarray of shape (n_features,), object
+            Such as ``"token[-1]=self"``, or ``"last20=self"`` for the set.
+        filenames : ndarray of shape (n_files,), object
+            Paths within the library with forward slashes, training files first.
+        groups : ndarray of shape (n_samples,), int32
+            File of each row, an index into ``filenames``.
+        DESCR : str
+            Description, with the share of test rows whose label is in no
+            training file.
+
+    (data, target) : tuple, if ``return_X_y`` is True
+        As above.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter has a wrong type or is out of range.
+    FileNotFoundError
+        If this Python has no source text of its library, for example because it
+        keeps the library as a zip file or as compiled modules only.
+
+    Notes
+    -----
+    All files take about ten seconds. Files that do not tokenize, or hold no
+    token, are left out.
+
+    Examples
+    --------
+    >>> from sklearn_mach.datasets import load_python_tokens
+    >>> tokens = load_python_tokens(n_files=10)
+    >>> tokens.data.shape == (len(tokens.target), len(tokens.feature_names))
+    True
+    >>> "<NEWLINE>" in tokens.target_names[:10]
+    True
+    >>> X, y = load_python_tokens(n_files=10, return_X_y=True)
+    >>> X.dtype, y.dtype
+    (dtype('float32'), dtype('int64'))
+    """
+    if n_files is not None:
+        check_scalar(n_files, "n_files", Integral, min_val=2)
+    check_scalar(n_distances, "n_distances", Integral, min_val=1, max_val=100)
+    check_scalar(window, "window", Integral, min_val=0, max_val=500)
+    check_scalar(min_count, "min_count", Integral, min_val=1)
+    check_scalar(test_size, "test_size", Real)
+    if not 0 < test_size < 1:
+        raise ValueError(f"test_size == {test_size}, must be > 0 and < 1.")
+    random_state = check_random_state(random_state)
+
+    files = _read_library(n_files, random_state)
+    n_test_files = min(max(1, round(test_size * len(files))), len(files) - 1)
+    n_train_files = len(files) - n_test_files
+    paths = random_state.permutation(sorted(files)).tolist()
+    paths = sorted(paths[:n_train_files]) + sorted(paths[n_train_files:])
+
+    # Tokens are numbered by falling count in the training files, then by name.
+    # Those that are in test files only have count 0 and come last.
+    counts = Counter()
+    for path in paths[:n_train_files]:
+        counts.update(files[path])
+    names = sorted(set().union(*files.values()), key=lambda t: (-counts[t], t))
+    number = {name: i for i, name in enumerate(names)}
+    n_classes_train = len(counts)
+    n_tokens = sum(count >= min_count for count in counts.values())
+    texts = [np.array([number[t] for t in files.pop(path)]) for path in paths]
+    sizes = np.array([text.size for text in texts])
+    n_train = sizes[:n_train_files].sum()
+
+    # In `past` every text follows on a run of <START>, as long as the columns reach.
+    unknown, start = n_tokens, n_tokens + 1
+    reach = np.full(max(n_distances, window), start)
+    past = [part for text in texts for part in (reach, np.minimum(text, unknown))]
+    past = np.concatenate(past).astype(np.int32)
+    target = np.concatenate(texts)
+    groups = np.repeat(np.arange(len(paths), dtype=np.int32), sizes)
+    places = np.arange(target.size) + reach.size * (groups + 1)
+    X = _context_matrix(past, places, n_distances, window, n_tokens + 2)
+    if return_X_y:
+        return X, target
+
+    split = X.indptr[n_train]
+    head, tail = X.indptr[: n_train + 1], X.indptr[n_train:] - split
+    X_train = _csr(X.data[:split], X.indices[:split], head, X.shape[1])
+    X_test = _csr(X.data[split:], X.indices[split:], tail, X.shape[1])
+    tokens = names[:n_tokens] + ["<UNKNOWN>", "<START>"]
+    blocks = [f"token[-{j}]" for j in range(1, n_distances + 1)]
+    blocks += [f"last{window}"] * (window > 0)
+    classes_test = np.unique(target[n_train:])
+    descr = _DESCR.format(
+        version=sysconfig.get_python_version(),
+        n_distances=n_distances,
+        window=window,
+        min_count=min_count,
+        last_class=n_classes_train - 1,
+        files=(n_train_files, n_test_files),
+        rows=(n_train, target.size - n_train),
+        classes=(n_classes_train, classes_test.size),
+        nonzeros=(split, X.nnz - split),
+        n_features=X.shape[1],
+        share_unseen=np.mean(target[n_train:] >= n_classes_train),
+    )
+    return Bunch(
+        data=X,
+        target=target,
+        data_train=X_train,
+        target_train=target[:n_train],
+        data_test=X_test,
+        target_test=target[n_train:],
+        target_names=np.array(names, dtype=object),
+        feature_names=np.array([f"{b}={t}" for b in blocks for t in tokens], object),
+        filenames=np.array(paths, dtype=object),
+        groups=groups,
+        DESCR=descr,
+    )
+
+
+def _read_library(n_files, random_state):
+    """Tokens of `n_files` modules of the standard library: {relative path: list}."""
+    root = sysconfig.get_paths()["stdlib"]
+    paths = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if name not in _SKIPPED_FOLDERS]
+        where = os.path.relpath(folder, root).replace(os.sep, "/")
+        paths += [f"{where}/{n}".removeprefix("./") for n in names if n.endswith(".py")]
+    files = {}
+    for path in random_state.permutation(sorted(paths)).tolist():
+        if n_files is not None and len(files) == n_files:
+            break
+        tokens = _read_tokens(os.path.join(root, path))
+        if tokens:
+            files[path] = tokens
+    if len(files) < 2:
+        raise FileNotFoundError(
+            f"The source text of the standard library is not in {root!r}. This Python "
+            "may keep its library as a zip file or as compiled modules only. Use an "
+            "installation of Python that has the library as .py files."
+        )
+    return files
+
+
+def _read_tokens(path):
+    """Tokens of one file, a list of str. Empty if the file does not tokenize."""
+    tokens, depth = [], 0
+    try:
+        with open(path, "rb") as file:
+            for kind, text, *_ in tokenize.tokenize(file.readline):
+                name = token.tok_name[kind]
+                if name in _STRING_STARTS:
+                    depth += 1
+                    if depth == 1:
+                        tokens.append("<STRING>")
+                elif name in _STRING_ENDS:
+                    depth -= 1
+                elif kind == token.ERRORTOKEN:
+                    return []
+                elif depth == 0 and kind not in _LEFT_OUT:
+                    tokens.append(_ONE_NAME.get(kind, text))
+    except (SyntaxError, UnicodeDecodeError, tokenize.TokenError):
+        return []
+    return tokens
+
+
+def _context_matrix(past, places, n_distances, window, n_columns):
+    """One-hot tokens by distance beside the set of the last `window` tokens, CSR.
+
+    past (n_past,) holds numbers below n_columns. Row i looks back from
+    past[places[i]]. Token t at distance j is column (j - 1) n_columns + t, token t
+    in the set is column n_distances n_columns + t.
+    """
+    steps = np.arange(1, max(n_distances, window) + 1)
+    shift = np.arange(n_distances, dtype=np.int32) * n_columns
+    indices, lengths = [], []
+    for first in range(0, places.size, 50_000):  # keeps the temporaries small
+        back = past[places[first : first + 50_000, None] - steps]  # (n_block, reach)
+        recent = np.sort(back[:, :window], axis=1)
+        new = np.ones(recent.shape, dtype=bool)
+        new[:, 1:] = recent[:, 1:] != recent[:, :-1]
+        recent += n_distances * n_columns
+        columns = np.hstack([back[:, :n_distances] + shift, recent])
+        keep = np.hstack([np.ones((len(back), n_distances), dtype=bool), new])
+        indices.append(columns[keep])
+        lengths.append(keep.sum(axis=1))
+    indptr = np.concatenate([[0], np.cumsum(np.concatenate(lengths))])
+    indices = np.concatenate(indices)
+    values = np.ones(indices.size, dtype=np.float32)
+    n_features = (n_distances + (window > 0)) * n_columns
+    return _csr(values, indices, indptr.astype(np.int32), n_features)
+
+
+def _csr(values, indices, indptr, n_features):
+    """CSR over these arrays, not copied, in scikit-learn's ``sparse_interface``."""
+    interface = get_config().get("sparse_interface", "spmatrix")  # from 1.9 on
+    container = csr_array if interface == "sparray" else csr_matrix
+    X = container((len(indptr) - 1, n_features), dtype=np.float32)
+    # Set one by one: the constructor copies a view of less than half an array.
+    X.data, X.indices, X.indptr = values, indices, indptr
+    return X
+
+
+def make_many_classes(
+    n_samples=10_000,
+    n_features=5_000,
+    n_classes=1_000,
+    *,
+    n_nonzeros=50,
+    feature_exponent=1.0,
+    class_exponent=1.0,
+    signal=0.3,
+    random_state=None,
+):
+    """Make a sparse problem with popular and rare columns and a long tail of classes.
+
+    The columns, most popular first, are cut into ``n_nonzeros`` runs of equal
+    popularity. A row has one non-zero in each run. Column j of a run is drawn with
+    probability proportional to ``(j + 1) ** -feature_exponent``, or, with
+    probability ``signal``, it is the column that marks the class in that run. Class
+    k has a share of the rows proportional to ``(k + 1) ** -class_exponent``.
+
+    Parameters
+    ----------
+    n_samples : int, default=10_000
+        Number of rows.
+    n_features : int, default=5_000
+        Number of columns, at least ``n_nonzeros``.
+    n_classes : int, default=1_000
+        Number of classes. Each has a row if ``n_samples >= n_classes``.
+    n_nonzeros : int, default=50
+        Number of non-zeros in each row.
+    feature_exponent, class_exponent : float, default=1.0
+        Exponents of the power laws, 0 or more. 0 is the uniform distribution.
+    signal : float, default=0.3
+        Probability that a non-zero is the mark of its class, 0 to 1. With 0
+        nothing can be learned but the class sizes.
+    random_state : int, RandomState instance or None, default=None
+        Draws everything.
+
+    Returns
+    -------
+    X : sparse matrix of shape (n_samples, n_features), float32
+        CSR with rows of unit length: all values are ``n_nonzeros ** -0.5``. It is
+        a sparse array if scikit-learn is so configured (``sparse_interface``).
+    y : ndarray of shape (n_samples,), int64
+        Classes 0 to ``n_classes - 1``, the most frequent first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter has a wrong type or is out of range.
+
+    Notes
+    -----
+    The Open Directory Project set of [1]_ has ``n_samples=1_084_404``,
+    ``n_features=422_713`` and ``n_classes=105_033`` in its training part.
+
+    References
+    ----------
+    .. [1] T. Medini, Q. Huang, Y. Wang, V. Mohan and A. Shrivastava (2019).
+       Extreme Classification in Log Memory using Count-Min Sketch: A Case Study of
+       Amazon Search with 50M Products. NeurIPS 32.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from sklearn_mach.datasets import make_many_classes
+    >>> X, y = make_many_classes(2_000, 3_000, 500, random_state=0)
+    >>> X.shape, X.nnz, np.unique(y).size
+    ((2000, 3000), 100000, 500)
+    """
+    check_scalar(n_samples, "n_samples", Integral, min_val=1)
+    check_scalar(n_classes, "n_classes", Integral, min_val=1)
+    check_scalar(n_nonzeros, "n_nonzeros", Integral, min_val=1)
+    check_scalar(n_features, "n_features", Integral, min_val=n_nonzeros)
+    check_scalar(feature_exponent, "feature_exponent", Real, min_val=0)
+    check_scalar(class_exponent, "class_exponent", Real, min_val=0)
+    check_scalar(signal, "signal", Real, min_val=0, max_val=1)
+    random_state = check_random_state(random_state)
+
+    if n_samples >= n_classes:
+        draws = random_state.random_sample(n_samples - n_classes)
+        tail = _power_law(draws, 0, n_classes, class_exponent)
+        y = np.concatenate([np.arange(n_classes), tail])
+    else:
+        draws = random_state.random_sample(n_samples)
+        y = _power_law(draws, 0, n_classes, class_exponent)
+    random_state.shuffle(y)
+
+    # Ends of the runs: strictly increasing, the last one n_features.
+    quantiles = np.arange(1, n_nonzeros) / n_nonzeros
+    ends = _power_law(quantiles, 0, n_features, feature_exponent)
+    one_each = np.arange(n_nonzeros + 1)
+    ends = np.concatenate([[0], ends, [n_features]]) - one_each
+    ends = np.maximum.accumulate(ends)
+    ends = np.minimum(ends, n_features - n_nonzeros) + one_each
+    low, high = ends[:-1], ends[1:]
+    marks = random_state.randint(low, high, (n_classes, n_nonzeros), dtype=np.int32)
+
+    indices = np.empty((n_samples, n_nonzeros), dtype=np.int32)
+    for first in range(0, n_samples, 50_000):  # keeps the temporaries small
+        block = indices[first : first + 50_000]
+        draws = random_state.random_sample(block.shape)
+        block[:] = _power_law(draws, low, high, feature_exponent)
+        marked = random_state.random_sample(block.shape) < signal
+        np.copyto(block, marks[y[first : first + 50_000]], where=marked)
+    values = np.full(indices.size, n_nonzeros**-0.5, dtype=np.float32)
+    indptr = np.arange(0, indices.size + 1, n_nonzeros, dtype=np.int32)
+    return _csr(values, indices.ravel(), indptr, n_features), y
+
+
+def _power_law(draws, low, high, exponent):
+    """Integers in [low, high), P(j) about (j + 1) ** -exponent, from uniform draws.
+
+    Inverts the distribution function of the continuous power law on
+    [low + 1, high + 1). Shapes broadcast.
+    """
+    low, high = np.float64(low) + 1, np.float64(high) + 1
+    power = 1 - exponent
+    if abs(power) < 1e-9:
+        place = low * (high / low) ** draws
+    else:
+        place = (low**power + draws * (high**power - low**power)) ** (1 / power)
+    return np.minimum(place, high - 1).astype(np.int64) - 1

@@ -1,0 +1,167 @@
+"""Decoding against full sorts of the plain class scores."""
+
+import numba
+import numpy as np
+import pytest
+import reference
+from numpy.testing import assert_array_equal
+
+from sklearn_mach._decoding import decode_scores, decode_topk, rank_of
+
+COMPILED = not numba.config.DISABLE_JIT
+MERGES = ["sum", "min", "median"]
+
+
+def check(scores, table, k, merge="sum", offset=None):
+    """Compare the three functions with the reference, bit for bit."""
+    expected = reference.class_scores(scores, table, merge, offset)
+    everything = decode_scores(scores, table, merge=merge, offset=offset)
+    assert everything.dtype == np.float32
+    assert_array_equal(everything, expected)
+
+    indices, values = decode_topk(scores, table, k, merge=merge, offset=offset)
+    expected_indices, expected_values = reference.topk(expected, k)
+    assert indices.dtype == np.int64 and values.dtype == np.float32
+    assert_array_equal(indices, expected_indices)
+    assert_array_equal(values, expected_values)
+
+    n, K = expected.shape
+    y = (np.arange(n) * 7919 + indices[:, -1]) % K
+    ranks = rank_of(scores, table, y, merge=merge, offset=offset)
+    assert ranks.dtype == np.int64
+    assert_array_equal(ranks, reference.rank(expected, y))
+
+
+def draw(kind, shape, rng):
+    """Bucket scores of several kinds; B is the last axis."""
+    if kind == "normal":
+        scores = rng.standard_normal(shape)
+    elif kind == "log_proba":
+        logits = rng.standard_normal(shape) * rng.uniform(0.5, 6)
+        scores = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    elif kind == "proba":
+        logits = rng.standard_normal(shape) * rng.uniform(2, 20)
+        logits -= logits.max(axis=-1, keepdims=True)
+        scores = np.exp(logits)
+        scores /= scores.sum(axis=-1, keepdims=True)
+    elif kind == "few_values":
+        scores = rng.integers(0, 3, shape)
+    elif kind == "equal":
+        scores = np.full(shape, rng.standard_normal())
+    elif kind == "minus_infinity":
+        scores = rng.standard_normal(shape)
+        scores[rng.random(shape) < rng.choice([0.01, 0.5])] = -np.inf
+    else:
+        scores = 10.0 ** rng.integers(-30, 30, shape) * rng.standard_normal(shape)
+    return scores.astype(np.float32)
+
+
+KINDS = [
+    "normal",
+    "log_proba",
+    "proba",
+    "few_values",
+    "equal",
+    "minus_infinity",
+    "all_magnitudes",
+]
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(6 if COMPILED else 1))
+def test_random_tables_match_the_reference(kind, merge, seed):
+    rng = np.random.default_rng([KINDS.index(kind), MERGES.index(merge), seed])
+    largest = 3000 if COMPILED else 150
+    K = int(np.exp(rng.uniform(0, np.log(largest))))
+    R = int(rng.integers(1, 65 if COMPILED else 9))
+    B = int(np.exp(rng.uniform(np.log(2), np.log(1000 if COMPILED else 40))))
+    n = int(rng.integers(1, 80 if COMPILED else 5))
+    k = min(int(np.exp(rng.uniform(0, np.log(100)))), K)
+    table = rng.integers(0, B, (K, R)).astype(np.uint8 if B <= 256 else np.uint16)
+    scores = draw(kind, (n, R, B), rng)
+    check(scores, table, k, merge)
+    if merge == "sum":
+        offset = rng.standard_normal(K).astype(np.float32) * 10
+        check(scores, table, k, merge, offset)
+
+
+@pytest.mark.parametrize(
+    "K, R, B, n, k",
+    [
+        (100_003, 25, 32, 65, 10),
+        (100_003, 3, 4096, 3, 100),
+        (20_011, 64, 2, 3, 100),
+        (20_011, 40, 1500, 3, 7),
+        (5_000, 1, 2, 70, 100),
+    ],
+)
+@pytest.mark.parametrize("merge", MERGES)
+def test_many_classes_match_the_reference(K, R, B, n, k, merge):
+    if not COMPILED:
+        K, n = K // 500, 2
+    rng = np.random.default_rng([K, R])
+    table = rng.integers(0, B, (K, R)).astype(np.uint8 if B <= 256 else np.uint16)
+    check(draw("log_proba", (n, R, B), rng), table, min(k, K), merge)
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("K", [1, 2, 130])
+def test_every_class_is_returned_in_order(K, merge):
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 4, (K, 3)).astype(np.uint8)
+    check(draw("few_values", (3, 3, 4), rng), table, K, merge)
+
+
+def test_offset_alone_orders_the_classes():
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 5, (500, 4)).astype(np.uint8)
+    offset = rng.permutation(500).astype(np.float32)
+    check(np.zeros((2, 4, 5), dtype=np.float32), table, 20, "sum", offset)
+    offset[::3] = -np.inf
+    check(draw("normal", (2, 4, 5), rng), table, 400, "sum", offset)
+
+
+def test_equal_classes_come_by_index():
+    rng = np.random.default_rng(0)
+    table = np.tile(rng.integers(0, 8, (40, 6)), (12, 1)).astype(np.uint8)
+    check(draw("normal", (70, 6, 8), rng), table, 30)
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_a_row_alone_has_the_scores_it_has_in_a_batch(merge):
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 16, (700, 9)).astype(np.uint8)
+    scores = draw("log_proba", (67 if COMPILED else 5, 9, 16), rng)
+    scores *= np.float32(10.0) ** rng.integers(-3, 4, (len(scores), 1, 1))
+    scores = scores.astype(np.float32)
+    together = decode_topk(scores, table, 5, merge=merge)
+    everything = decode_scores(scores, table, merge=merge)
+    for i in range(len(scores)):
+        alone = decode_topk(scores[i : i + 1], table, 5, merge=merge)
+        assert_array_equal(alone[0][0], together[0][i])
+        assert_array_equal(alone[1][0], together[1][i])
+        row = decode_scores(scores[i : i + 1], table, merge=merge)
+        assert_array_equal(row[0], everything[i])
+
+
+def test_code_width_and_read_only_inputs_change_nothing():
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 16, (700, 9)).astype(np.uint8)
+    scores = draw("normal", (3, 9, 16), rng)
+    expected = decode_topk(scores, table, 5)
+    for dtype in (np.uint8, np.uint16, np.uint32):
+        codes = table.astype(dtype)
+        codes.flags.writeable = False
+        indices, values = decode_topk(scores, codes, 5)
+        assert_array_equal(indices, expected[0])
+        assert_array_equal(values, expected[1])
+
+
+def test_no_rows():
+    table = np.zeros((10, 2), dtype=np.uint8)
+    scores = np.zeros((0, 2, 3), dtype=np.float32)
+    indices, values = decode_topk(scores, table, 4)
+    assert indices.shape == values.shape == (0, 4)
+    assert decode_scores(scores, table).shape == (0, 10)
+    assert rank_of(scores, table, np.zeros(0, dtype=int)).shape == (0,)
