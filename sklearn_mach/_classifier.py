@@ -8,6 +8,8 @@ the buckets of a class are merged (`_decoding`).
 import pickle
 import warnings
 from contextlib import contextmanager
+from copy import deepcopy
+from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
@@ -44,6 +46,7 @@ from threadpoolctl import threadpool_limits
 
 from . import _hashing, _softmax, theory
 from ._backends import format_bytes, free_memory, resolve_device
+from ._calibration import fit_scalars, row_temperature
 from ._compat import (
     HasMethods,
     Interval,
@@ -59,10 +62,10 @@ from ._decoding import decode_scores, decode_topk
 # The share of every bucket probability of a base classifier that is spread evenly over
 # the buckets, so that a probability of zero makes no class impossible.
 _SMOOTHING = 1e-3
-_STEP = 5.0  # the best step for rows of unit length, found on held-out rows
 _SCALE_RATIO = 1e3  # features whose scales differ by more are reported
+_CALIBRATION_SCORES = 20_000_000  # class scores that the calibration may look at
+_CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
 _CHUNK_BYTES = 1 << 26  # bucket scores made at a time, for all threads together
-_DENSE_COLUMNS = 512  # of W, trained together on a dense X whatever n_jobs is
 
 
 def _has_partial_fit(self):
@@ -90,9 +93,10 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         regression by stochastic gradient descent, all repetitions trained together.
 
     n_repetitions : int or "auto", default="auto"
-        The number R of repetitions.  "auto" takes as many as make R B about 1024, and
-        at least :func:`~sklearn_mach.theory.mach_min_repetitions`; fewer if the
-        weights would take more than half of the free memory.
+        The number R of repetitions.  "auto" takes as many as make R B about 1024, or
+        2048 if X has at most five million non-zeros, and at least
+        :func:`~sklearn_mach.theory.mach_min_repetitions`; fewer if the weights would
+        take more than half of the free memory.
 
     n_buckets : int or "auto", default="auto"
         The number B of buckets of a repetition, at least 2.  "auto" takes 64, or one
@@ -100,11 +104,15 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         classes every class has its own and one repetition is all that is needed; more
         buckets than classes are never used.
 
-    hashing : {"balanced", "universal"} or array-like of int of shape \
-            (n_classes, n_repetitions), default="balanced"
+    hashing : {"clustered", "balanced", "universal"} or array-like of int of shape \
+            (n_classes, n_repetitions), default="clustered"
         "balanced" is a random permutation of the classes modulo B: the numbers of
         classes of two buckets differ by at most one.  "universal" is
-        ``((a k + b) mod p) mod B`` with the prime p = 2**61 - 1.  An array is used as
+        ``((a k + b) mod p) mod B`` with the prime p = 2**61 - 1.  "clustered" is as
+        "balanced" except that, once all classes can be told apart, every fourth
+        repetition puts similar classes into the same bucket: those whose mean rows
+        point the same way.  Such a bucket is easier to learn than a random one, and
+        the other repetitions tell its classes apart.  An array is used as
         the table of buckets itself.  No two classes share their bucket in all
         repetitions.
 
@@ -117,8 +125,10 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Where the built-in learner runs.
 
     learning_rate : float or "auto", default="auto"
-        Step of the built-in learner at the start, for a row of weight one.  "auto" is 5
-        divided by the mean squared length of the rows, and smaller for a longer row.
+        Step of the built-in learner at the start, for a row of weight one.  "auto" is a
+        factor divided by the mean squared length of the rows (or the row's own, if
+        larger).  The factor, between 1/4 and 16, is found in a short trial on at most
+        30,000 rows; with fewer than 1,000 rows it is 4.
 
     max_iter : int or "auto", default="auto"
         Number of epochs; the step falls linearly to zero at the end of the last.
@@ -196,12 +206,15 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     `predict_proba` gets the softmax (of two classes, the logistic function) of its
     `decision_function`.
 
-    `predict_proba` of "log_mean" is the softmax of
-    ``max(1, log K / log B) score_k``: for bucket probabilities that are all 1/B this
-    is the uniform 1/K.  That of "mean" is the unbiased estimate
-    ``(mean - c) / (1 - c)``, where c is the chance that two classes share a bucket,
-    (K - B) / (B (K - 1)) for balanced tables and 1/B otherwise; negative values become
-    zero.  All are scaled to sum to one.
+    With the built-in learner, more classes than buckets and at least 10,000 rows, `fit`
+    sets up to 2 % of the rows and 10,000 aside and fits two scalars to them:
+    `predict_proba` of "log_mean" is the softmax of ``t score_k`` with
+    ``t = exp(a + b max_k score_k)``, which keeps the order of the classes.  Otherwise
+    t is ``max(1, log K / log B)``: bucket probabilities of 1/B then give the uniform
+    1/K.  That of "mean" is the unbiased estimate ``(mean - c) / (1 - c)``, where c is
+    the chance that two classes share a bucket, (K - B) / (B (K - 1)) for balanced
+    tables and 1/B otherwise; negative values become zero.  All are scaled to sum to
+    one.
 
     References
     ----------
@@ -231,7 +244,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             StrOptions({"auto"}),
         ],
         "n_buckets": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"})],
-        "hashing": [StrOptions({"balanced", "universal"}), "array-like"],
+        "hashing": [StrOptions({"balanced", "universal", "clustered"}), "array-like"],
         "decoder": [StrOptions({"log_mean", "mean", "min", "median"})],
         "device": [str],
         "learning_rate": [
@@ -261,7 +274,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         *,
         n_repetitions="auto",
         n_buckets="auto",
-        hashing="balanced",
+        hashing="clustered",
         decoder="log_mean",
         device="auto",
         learning_rate="auto",
@@ -363,7 +376,8 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             params, weight = self._route(
                 "fit", X, y, y_codes, classes, sample_weight, fit_params
             )
-            plan = self._plan(classes.size, X.shape[1], warm)
+            sketch = self._sketch(X, y_codes, weight, classes.size)
+            plan = self._plan(X, classes.size, warm, sketch)
             self._train("fit", X, y_codes, weight, params, plan)
             self.classes_, self.device_ = classes, device
         return self
@@ -420,7 +434,8 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "partial_fit", X, y, y_codes, classes, sample_weight, fit_params
             )
             if first:
-                plan = self._plan(classes.size, X.shape[1], warm=False)
+                sketch = self._sketch(X, y_codes, weight, classes.size)
+                plan = self._plan(X, classes.size, False, sketch)
             else:
                 plan = Bunch(
                     n_repetitions=self.n_repetitions_,
@@ -449,8 +464,8 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             return
         if isinstance(self.estimator, type) or not is_classifier(self.estimator):
             raise ValueError(
-                f"estimator={self.estimator!r} is not a classifier. Pass an instance of "
-                "a scikit-learn classifier, or None for the built-in learner."
+                f"estimator={self.estimator!r} is not a classifier. Pass an instance "
+                "of a scikit-learn classifier, or None for the built-in learner."
             )
         if not (
             hasattr(self.estimator, "predict_proba")
@@ -464,6 +479,8 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _validate(self, X, y="no_validation", reset=False):
         """Checked rows (CSR canonical with int32 indices, or C-ordered), and labels."""
         tags = self.__sklearn_tags__().input_tags
+        if not isinstance(y, str):
+            _refuse_missing(y)
         checked = validate_data(
             self,
             X,
@@ -485,7 +502,9 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                     shape=X.shape,
                 )
         if labels:
-            check_classification_targets(labels[0])
+            with warnings.catch_warnings():  # many classes are what this is for
+                warnings.filterwarnings("ignore", "The number of unique classes")
+                check_classification_targets(labels[0])
             return X, labels[0]
         return X
 
@@ -500,20 +519,20 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             weight = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-            if not weight.any():
-                raise ValueError(
-                    "All values of sample_weight are zero; at least one row must have "
-                    "a positive weight."
-                )
         if self.class_weight is not None:
             by_class = compute_class_weight(self.class_weight, classes=classes, y=y)
             weight = by_class[y_codes] * (1.0 if weight is None else weight)
+        if weight is not None and not weight.any():
+            raise ValueError(
+                "The weights of all rows are zero: sample_weight, class_weight or "
+                "their product. At least one row must have a positive weight."
+            )
         if self.estimator is None:
             return Bunch(), weight
         if weight is not None:
             params = params | {"sample_weight": weight}
         if _routing_enabled():
-            return process_routing(self, method, **params).estimator[method], None
+            return process_routing(self, method, **params).estimator[method], weight
         if weight is not None and not has_fit_parameter(
             self.estimator, "sample_weight"
         ):
@@ -521,10 +540,12 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             raise ValueError(
                 f"{cause} was passed, but {self.estimator!r} takes no sample_weight."
             )
-        return Bunch(**params), None
+        return Bunch(**params), weight
 
-    def _plan(self, n_classes, n_features, warm):
+    def _plan(self, X, n_classes, warm, sketch):
         """Sizes, table and seeds of the repetitions to be trained."""
+        n_features = X.shape[1]
+        n_nonzeros = X.nnz if sp.issparse(X) else X.size
         given = None
         n_repetitions, n_buckets = self.n_repetitions, self.n_buckets
         if not isinstance(self.hashing, str):
@@ -532,7 +553,11 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             given, n_repetitions, n_buckets = given
         else:
             n_repetitions, n_buckets = theory.choose_sizes(
-                n_classes, n_repetitions, n_buckets, self._free_columns(n_features)
+                n_classes,
+                n_repetitions,
+                n_buckets,
+                n_nonzeros=n_nonzeros,
+                max_columns=self._free_columns(n_features),
             )
             least = _hashing.min_repetitions(n_classes, max(n_buckets, 2))
             if n_repetitions < least:
@@ -545,11 +570,22 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         n_old = 0
         if warm:
             n_old = self.n_repetitions_
+            if hasattr(self, "_weights") != (self.estimator is None):
+                raise ValueError(
+                    "With warm_start=True estimator must stay of the kind of the "
+                    "previous fit (None, or a classifier). Set warm_start=False to "
+                    "start anew."
+                )
             if n_buckets != self.n_buckets_ or n_repetitions < n_old:
                 raise ValueError(
                     f"With warm_start=True n_buckets must stay {self.n_buckets_} and "
                     f"n_repetitions must be at least {n_old}; they are {n_buckets} and "
                     f"{n_repetitions}. Set warm_start=False to start anew."
+                )
+            if given is not None and np.any(given[:, :n_old] != self.bucket_table_):
+                raise ValueError(
+                    f"With warm_start=True the first {n_old} columns of hashing must "
+                    "stay as they were. Set warm_start=False to start anew."
                 )
             if n_repetitions == n_old:
                 warnings.warn(
@@ -566,7 +602,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if table is None:
             start = self.bucket_table_ if warm else None
             table = _hashing.draw_table(
-                n_classes, n_buckets, seeds, self.hashing, start
+                n_classes, n_buckets, seeds, self.hashing, start, sketch
             )
         return Bunch(
             n_repetitions=n_repetitions,
@@ -576,6 +612,12 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             seeds=seeds,
             order_seed=order_seed,
         )
+
+    def _sketch(self, X, y, weight, n_classes):
+        """Sketches of the classes from a seed, for the clustered repetitions."""
+        if weight is None:
+            weight = np.ones(y.size, np.float32)
+        return partial(_hashing.sketch_classes, X, y, np.float32(weight), n_classes)
 
     def _free_columns(self, n_features):
         """Columns R B of weights that take half of the free memory, or None."""
@@ -613,16 +655,15 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             self.__dict__.pop("estimators_", None)
         else:
             self._train_estimators(method, X, y, params, plan)
-            self.__dict__.pop("_weights", None)
-            self.__dict__.pop("_intercepts", None)
+            for name in ("_weights", "_intercepts", "_scalars"):
+                self.__dict__.pop(name, None)
         self.n_repetitions_, self.n_buckets_ = plan.n_repetitions, plan.n_buckets
         self.bucket_table_ = plan.table
 
     def _train_estimators(self, method, X, y, params, plan):
-        if plan.n_old:
-            estimators = list(self.estimators_)
-        else:
-            estimators = []
+        estimators = list(self.estimators_) if plan.n_old else []
+        if method == "partial_fit":  # kept as they are if a later one fails
+            estimators = deepcopy(estimators)
         if method == "fit" or not estimators:
             for seed in plan.seeds[plan.n_old :]:
                 estimator = clone(self.estimator)
@@ -644,75 +685,41 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _train_softmax(self, method, X, y, weight, plan):
         n_samples, n_features = X.shape
-        continued = method == "partial_fit" and plan.n_old > 0
-        if weight is None:
-            weight = np.ones(n_samples, np.float32)
-        else:
-            weight = (weight / weight.mean()).astype(np.float32)
-        lengths = _softmax.squared_lengths(X)
-        if continued:
-            mean_length, order_seed = self._mean_length, self._order_seed + self.n_iter_
-        else:
-            mean_length = float(np.average(lengths, weights=weight)) or 1.0
-            order_seed = plan.order_seed
-            _warn_about_scales(X)
-        batch_size = self.batch_size
-        if batch_size == "auto":
-            batch_size = int(np.clip(n_samples // 256, 1, 128))
-        common = self.learning_rate
-        if common == "auto":
-            common = _STEP / mean_length
-            step = _STEP * weight / np.maximum(lengths, mean_length)
-            if not sp.issparse(X):
-                rng = np.random.default_rng(order_seed)
-                excess = _softmax.coherence(X, step, mean_length, batch_size, rng)
-                common, step = common / excess, step / excess
-        else:
-            step = common * weight
-        del lengths
-
-        if method == "partial_fit":
-            seen, block = (self.t_, self._block) if continued else (0, n_samples)
-            factor = 1 / np.sqrt(1 + seen / block)
-            decay = [(factor, factor)]
-            self.t_, self._block = seen + n_samples, block
-        else:
-            max_iter = self.max_iter
-            if max_iter == "auto":
-                max_iter = int(np.clip(-(-200_000 // n_samples), 5, 100))
-            decay = [
-                (1 - e / max_iter, 1 - (e + 1) / max_iter) for e in range(max_iter)
-            ]
-        rows, validation = np.arange(n_samples, dtype=np.int32), None
-        if self.early_stopping and method == "fit":
-            n_validation = int(np.ceil(self.validation_fraction * n_samples))
-            if n_validation >= n_samples:
-                raise ValueError(
-                    f"validation_fraction={self.validation_fraction} of {n_samples} "
-                    "rows leaves none to train on."
-                )
-            rows = np.random.default_rng([order_seed]).permutation(rows)
-            rows, validation = rows[n_validation:], np.sort(rows[:n_validation])
-        settings = _softmax.Settings(
-            step=step.astype(np.float32),
-            weight=weight,
-            bias=mean_length,
-            penalty=self.alpha * common,
-            batch_size=batch_size,
-            decay=decay,
-            seed=order_seed,
-            tol=self.tol,
-            n_iter_no_change=self.n_iter_no_change,
-            train=rows,
-            validation=validation,
-            verbose=self.verbose,
-        )
-
         width, n_buckets = plan.n_repetitions * plan.n_buckets, plan.n_buckets
+        continued = method == "partial_fit" and plan.n_old > 0
+        if continued:
+            mean_length, seed = self._mean_length, self._order_seed + self.n_iter_
+            seen, block, factor = self.t_, self._block, self._factor
+        else:
+            # the rows set aside stay the same when repetitions are added
+            seed = self._order_seed if plan.n_old else plan.order_seed
+            mean_length = None
+            seen, block, factor = 0, n_samples, None
+            _warn_about_scales(X)
+        options = self.get_params(deep=False)
+        if method == "partial_fit":
+            options |= {"max_iter": 1, "early_stopping": False}
+        n_held = 0
+        if method == "fit":
+            n_held = _n_calibration(n_samples, plan.table.shape[0], n_buckets)
+        settings = _softmax.make_settings(X, weight, options, seed, mean_length, n_held)
+        if method == "partial_fit":
+            decay = 1 / np.sqrt(1 + seen / block)
+            settings = settings._replace(decay=[(decay, decay)])
+        if self.learning_rate == "auto":
+            if factor is None:
+                factor = _softmax.probe_step(
+                    X, y, plan.table[:, 0], n_buckets, settings
+                )
+            settings = settings.scaled(factor)
+
         first = 0 if continued else plan.n_old
         if continued:
             W, b = self._weights, self._intercepts
-            touched = np.unique(X.indices) if sp.issparse(X) else slice(None)
+            if not W.flags.writeable:  # mapped from a file
+                W, b = W.copy(), b.copy()
+            all_rows = self.alpha > 0 or not sp.issparse(X)
+            touched = slice(None) if all_rows else np.unique(X.indices)
             before = W[touched].copy(), b.copy()
         else:
             W = np.zeros((n_features, width), np.float32)
@@ -720,52 +727,43 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             if plan.n_old:
                 W[:, : plan.n_old * n_buckets] = self._weights
                 b[: plan.n_old * n_buckets] = self._intercepts
-        n_jobs = effective_n_jobs(self.n_jobs)
-        n_new = plan.n_repetitions - first
-        if sp.issparse(X):
-            n_blocks = min(n_jobs, n_new)
-        else:  # the sums of BLAS depend on the shape: the same for every n_jobs
-            n_blocks = -(-n_new * n_buckets // _DENSE_COLUMNS)
-        blocks = np.array_split(
-            np.arange(first, plan.n_repetitions), min(n_blocks, n_new) or 1
-        )
         try:
-            with threadpool_limits(1, "blas"):
-                results = Parallel(n_jobs=self.n_jobs, prefer="threads")(
-                    delayed(_softmax.train)(
-                        X,
-                        y,
-                        plan.table[:, block],
-                        _softmax.Columns(
-                            W,
-                            b,
-                            block[0] * n_buckets,
-                            (block[-1] + 1) * n_buckets,
-                            zero=not continued,
-                        ),
-                        settings,
-                    )
-                    for block in blocks
-                    if block.size
-                )
+            n_iter = _softmax.train_all(
+                X, y, plan.table, W, b, first, not continued, settings, self.n_jobs
+            )
         except BaseException:
-            if continued:
+            if continued:  # the weights are trained in place
                 W[touched], b[:] = before
             raise
-        for block, (arrays, _, _) in zip(blocks, results, strict=False):
-            if arrays is not None:
-                columns = slice(block[0] * n_buckets, (block[-1] + 1) * n_buckets)
-                W[:, columns], b[columns] = arrays
-        n_iter = max((int(n.max()) for _, n, _ in results), default=0)
         if continued:
             n_iter += self.n_iter_
         elif plan.n_old:
             n_iter = max(n_iter, self.n_iter_)
         self._weights, self._intercepts = W, b
-        self._mean_length, self._order_seed = mean_length, order_seed
-        if method == "fit":
-            self.t_, self._block = n_samples * n_iter, n_samples
-        self.n_iter_ = n_iter
+        self._mean_length, self._order_seed = settings.bias, seed
+        self._factor, self._block, self.n_iter_ = factor, block, n_iter
+        self.t_ = seen + n_samples * (n_iter if method == "fit" else 1)
+        if n_held:
+            self._scalars = self._calibrate(X, y, plan, settings, n_held)
+        elif not continued:
+            self._scalars = None
+
+    def _calibrate(self, X, y, plan, settings, n_held):
+        """The scalars of the temperature that suit the rows that were set aside."""
+        n_classes, n_buckets = plan.table.shape[0], plan.n_buckets
+
+        def chunks():
+            n_rows = max(_CALIBRATION_CHUNK // n_classes, 1)
+            for part in gen_batches(n_held, n_rows):
+                rows = settings.held[part]
+                scores = _softmax.bucket_proba(
+                    X[rows], self._weights, self._intercepts, n_buckets, True
+                )
+                scores /= np.float32(plan.n_repetitions)
+                scores = decode_scores(scores, plan.table)
+                yield scores, y[rows], settings.weight[rows]
+
+        return fit_scalars(chunks, _digits(n_classes, n_buckets))
 
     # Predicting ---------------------------------------------------------------------
 
@@ -820,7 +818,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         labels = self.classes_[indices]
         if not return_scores:
             return labels
-        return labels, self._rescaled(np.concatenate([part[1] for part in parts]))
+        return labels, np.concatenate([part[1] for part in parts])
 
     def decision_function(self, X):
         """Score every class: the merged bucket scores.
@@ -840,7 +838,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         MemoryError
             If the scores would not fit in the free memory; use `predict_topk`.
         """
-        scores = self._rescaled(self._all_scores(X, itemsize=4))
+        scores = self._all_scores(X, itemsize=4)
         if self.classes_.size == 2:
             return scores[:, 1] - scores[:, 0]
         return scores
@@ -862,18 +860,24 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         MemoryError
             If the probabilities would not fit in the free memory; use `predict_topk`.
         """
-        scores = self._rescaled(self._all_scores(X, itemsize=12).astype(np.float64))
+        scores = self._all_scores(X, itemsize=12).astype(np.float64)
         n_classes, n_buckets = self.classes_.size, self.n_buckets_
         if self.decoder == "log_mean":
-            scores *= max(1.0, np.log(n_classes) / np.log(max(n_buckets, 2)))
-            scores -= scores.max(axis=1, keepdims=True)
+            best = scores.max(axis=1, keepdims=True)
+            scores -= best
+            if getattr(self, "_scalars", None) is None:
+                scores *= _digits(n_classes, n_buckets)
+            else:
+                scores *= row_temperature(best, self._scalars)
             np.exp(scores, out=scores)
-        elif self.decoder == "mean" and n_buckets < n_classes:
-            chance = 1 / n_buckets
-            if isinstance(self.hashing, str) and self.hashing == "balanced":
-                chance *= (n_classes - n_buckets) / (n_classes - 1)
-            scores -= chance
-            np.maximum(scores, 0, out=scores)
+        elif self.decoder == "mean":
+            if n_buckets < n_classes:
+                chance = 1 / n_buckets
+                if isinstance(self.hashing, str) and self.hashing != "universal":
+                    chance *= (n_classes - n_buckets) / (n_classes - 1)
+                scores -= chance
+                np.maximum(scores, 0, out=scores)
+                scores[~scores.any(axis=1)] = 1  # no class is above chance
         scores /= scores.sum(axis=1, keepdims=True)
         return scores
 
@@ -895,14 +899,6 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _merge(self):
         return "sum" if self.decoder in ("log_mean", "mean") else self.decoder
-
-    def _rescaled(self, scores):
-        """The decoder adds; "log_mean" and "mean" promise means."""
-        return (
-            scores / np.float32(self.n_repetitions_)
-            if self._merge() == "sum"
-            else scores
-        )
 
     def _chunks(self, n_samples, n_jobs):
         """Slices of rows whose bucket scores fit in the memory to work in."""
@@ -936,18 +932,28 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return out
 
     def _bucket_scores(self, X):
-        """(Log) probabilities of the buckets, float32 of shape (n, R, B)."""
+        """(Log) probabilities of the buckets, float32 of shape (n, R, B).
+
+        Divided by R where the decoder adds them, so that all methods compare the very
+        same numbers.
+        """
         log = self.decoder == "log_mean"
         if hasattr(self, "_weights"):
-            W, b = self._weights, self._intercepts
-            return _softmax.bucket_proba(X, W, b, self.n_buckets_, log)
-        shape = (X.shape[0], self.n_repetitions_, self.n_buckets_)
-        out = np.zeros(shape, np.float32)
-        for r, estimator in enumerate(self.estimators_):
-            out[:, r, estimator.classes_] = _estimator_proba(estimator, X)
-        out *= 1 - _SMOOTHING
-        out += _SMOOTHING / self.n_buckets_
-        return np.log(out, out=out) if log else out
+            out = _softmax.bucket_proba(
+                X, self._weights, self._intercepts, self.n_buckets_, log
+            )
+        else:
+            shape = (X.shape[0], self.n_repetitions_, self.n_buckets_)
+            out = np.zeros(shape, np.float32)
+            for r, estimator in enumerate(self.estimators_):
+                out[:, r, estimator.classes_] = _estimator_proba(estimator, X)
+            out *= 1 - _SMOOTHING
+            out += _SMOOTHING / self.n_buckets_
+            if log:
+                np.log(out, out=out)
+        if self._merge() == "sum":
+            out /= np.float32(self.n_repetitions_)
+        return out
 
     # Looking inside -----------------------------------------------------------------
 
@@ -973,18 +979,37 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return model + self.bucket_table_.nbytes
 
 
+def _digits(n_classes, n_buckets):
+    """Factor of the mean logarithm that turns bucket probabilities 1/B into 1/K."""
+    return max(1.0, np.log(n_classes) / np.log(max(n_buckets, 2)))
+
+
+def _n_calibration(n_samples, n_classes, n_buckets):
+    """Rows to set aside for the probabilities: at most 2 % of them and 10,000."""
+    if n_classes <= n_buckets or n_samples < 10_000:
+        return 0
+    return min(n_samples // 50, max(_CALIBRATION_SCORES // n_classes, 500), 10_000)
+
+
+def _refuse_missing(y):
+    """Refuse None, NaN and NA among labels that are objects."""
+    y = np.asarray(y)
+    if y.dtype == object and y.ndim == 1:
+        if any(v is None or type(v).__name__ == "NAType" or v != v for v in y):
+            raise ValueError(
+                "y contains missing values (None or NaN). Drop these rows."
+            )
+
+
 def _encode(y):
     """Sorted labels, and their numbers as int32 of the shape of y."""
     try:
-        missing = y.dtype == object and any(v is None or v != v for v in y)
         classes, codes = np.unique(y, return_inverse=True)
     except TypeError as error:
         raise ValueError(
             "y mixes labels that cannot be sorted, such as numbers, strings and "
             "missing values. Use labels of one type."
         ) from error
-    if missing:
-        raise ValueError("y contains missing values (None or NaN). Drop these rows.")
     return classes, codes.astype(np.int32)
 
 
@@ -1037,7 +1062,7 @@ def _check_table(table, n_classes, n_repetitions, n_buckets):
 
 
 def _warn_about_scales(X):
-    """Warn of features whose typical sizes are so different that one step serves none."""
+    """Warn of features of such different sizes that one step serves none."""
     n_features = X.shape[1]
     if sp.issparse(X):
         squares = np.zeros(n_features)
@@ -1051,10 +1076,10 @@ def _warn_about_scales(X):
     if scales.size and scales.max() > _SCALE_RATIO * np.median(scales):
         column = np.flatnonzero(used)[scales.argmax()]
         warnings.warn(
-            f"The features have very different scales: non-zeros of column {column} are "
-            f"about {scales.max():.3g}, the median column's {np.median(scales):.3g}. "
-            "Stochastic gradient descent then learns little. Bring them to one scale "
-            "with sklearn.preprocessing.MaxAbsScaler or Normalizer.",
+            f"The features have very different scales: non-zeros of column {column} "
+            f"are about {scales.max():.3g}, of the median column "
+            f"{np.median(scales):.3g}. Stochastic gradient descent then learns little. "
+            "Use sklearn.preprocessing.MaxAbsScaler or Normalizer first.",
             ConvergenceWarning,
             stacklevel=2,
         )

@@ -7,12 +7,16 @@ draws one column; see Carter and Wegman (1979) for the universal one.
 """
 
 import numpy as np
+import scipy.sparse as sp
+from sklearn.utils import gen_batches
 
 from ._compat import njit
 
 _PRIME = (1 << 61) - 1  # a Mersenne prime, so that remainders need no division
 _MAX_CLASSES = 1 << 31  # keeps every product below 2**62
 _N_REDRAWS = 100
+_SKETCH_SIZE = 128
+_N_SPLIT_STEPS = 6
 
 
 def min_repetitions(n_classes, n_buckets):
@@ -23,7 +27,9 @@ def min_repetitions(n_classes, n_buckets):
     return n_repetitions
 
 
-def draw_table(n_classes, n_buckets, seeds, hashing="balanced", start=None):
+def draw_table(
+    n_classes, n_buckets, seeds, hashing="balanced", start=None, sketch=None
+):
     """Draw a table of buckets in which no two classes have equal rows.
 
     Parameters
@@ -32,14 +38,18 @@ def draw_table(n_classes, n_buckets, seeds, hashing="balanced", start=None):
         K and B, with B ** len(seeds) >= K.
     seeds : sequence of int of length R
         One seed for each repetition.
-    hashing : {"balanced", "universal"}
+    hashing : {"balanced", "universal", "clustered"}
         "balanced": a random permutation of the classes modulo B, within the groups of
         classes that earlier repetitions could not separate, so that
         ceil(log_B K) repetitions always separate all.  "universal":
         ((a k + b) mod p) mod B with p = 2**61 - 1, drawn again while classes that
-        could be separated are not.
+        could be separated are not.  "clustered": as balanced, but once all classes
+        are separated, every fourth repetition puts similar classes into one bucket.
     start : ndarray of shape (K, R0), default=None
         The first columns, drawn before.
+    sketch : callable, default=None
+        For "clustered": from a seed to an array (K, m) whose rows are near each other
+        where classes are similar, such as `sketch_classes`.
 
     Returns
     -------
@@ -54,7 +64,11 @@ def draw_table(n_classes, n_buckets, seeds, hashing="balanced", start=None):
         rng = np.random.default_rng(seed)
         if r < n_start:
             column = start[:, r]
-        elif hashing == "balanced" or n_classes <= n_buckets:
+        elif (
+            hashing == "clustered" and r % 4 == 3 and n_buckets < n_groups == n_classes
+        ):
+            column = _clustered(sketch(seed), n_buckets, rng)
+        elif hashing != "universal" or n_classes <= n_buckets:
             column = _balanced(n_buckets, group, n_groups, rng)
         else:
             column = _universal(n_buckets, group, n_groups, r, rng)
@@ -100,8 +114,79 @@ def _balanced(n_buckets, group, n_groups, rng):
     return column
 
 
+def sketch_classes(X, y, weight, n_classes, seed):
+    """Directions of the mean rows of the classes, in a random space of 128 dimensions.
+
+    Every feature is added to, or taken from, one dimension (a count sketch), which
+    keeps the angles between sparse rows.  X: CSR or array (n, d); y (n,): classes;
+    weight (n,).  Returns float32 (K, 128) with rows of unit length or zero.
+    """
+    rng = np.random.default_rng([seed, 1])
+    place = rng.integers(0, _SKETCH_SIZE, X.shape[1], dtype=np.int32)
+    sign = rng.choice(np.array([-1, 1], np.float32), X.shape[1])
+    sketch = np.zeros((n_classes, _SKETCH_SIZE), np.float32)
+    if sp.issparse(X):
+        _add_sketches(X.data, X.indices, X.indptr, y, weight, place, sign, sketch)
+    else:
+        projection = np.zeros((X.shape[1], _SKETCH_SIZE), np.float32)
+        projection[np.arange(X.shape[1]), place] = sign
+        for rows in gen_batches(X.shape[0], 4096):
+            np.add.at(sketch, y[rows], (X[rows] @ projection) * weight[rows, None])
+    np.nan_to_num(sketch, copy=False)  # rows of a base that accepts missing values
+    length = np.sqrt(np.einsum("kj,kj->k", sketch, sketch))
+    sketch /= np.maximum(length, np.finfo(np.float32).tiny)[:, None]
+    return sketch
+
+
+@njit
+def _add_sketches(data, indices, indptr, y, weight, place, sign, sketch):
+    for i in range(y.shape[0]):
+        row = sketch[y[i]]
+        for p in range(indptr[i], indptr[i + 1]):
+            j = indices[p]
+            row[place[j]] += weight[i] * sign[j] * np.float32(data[p])
+
+
+def _clustered(sketch, n_buckets, rng):
+    """Buckets (K,) of similar classes, with sizes that differ by at most one.
+
+    Balanced spherical 2-means from the top down, as Parabel's label trees (Prabhu et
+    al., 2018, section 3).
+    """
+    n_classes = sketch.shape[0]
+    sizes = np.full(n_buckets, n_classes // n_buckets)
+    sizes[: n_classes % n_buckets] += 1
+    column = np.empty(n_classes, np.int64)
+    todo = [(np.arange(n_classes), 0, n_buckets)]
+    while todo:
+        members, low, high = todo.pop()
+        if high - low == 1:
+            column[members] = low
+            continue
+        middle = (low + high) // 2
+        n_left = sizes[low:middle].sum()
+        rows = sketch[members]
+        first, second = rng.choice(members.size, 2, replace=False)
+        direction = rows[first] - rows[second]
+        for _ in range(_N_SPLIT_STEPS):
+            order = np.argpartition(-(rows @ direction), n_left - 1)
+            left, right = (
+                half / max(np.linalg.norm(half), np.finfo(np.float32).tiny)
+                for half in (
+                    rows[order[:n_left]].sum(axis=0),
+                    rows[order[n_left:]].sum(axis=0),
+                )
+            )
+            if np.array_equal(direction, left - right):
+                break
+            direction = left - right
+        todo.append((members[order[:n_left]], low, middle))
+        todo.append((members[order[n_left:]], middle, high))
+    return column
+
+
 def _universal(n_buckets, group, n_groups, r, rng):
-    """Carter-Wegman buckets (K,); the most separating of some draws where it matters."""
+    """Carter-Wegman buckets (K,); the most separating of some draws."""
     n_classes = group.size
     # Colliding pairs that a random column is expected to leave.  Where they are
     # many no draw separates all, and later repetitions will.

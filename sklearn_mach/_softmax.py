@@ -16,6 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
+from joblib import effective_n_jobs
+from sklearn.utils.parallel import Parallel, delayed
+from threadpoolctl import threadpool_limits
 
 from ._compat import njit
 
@@ -102,7 +105,7 @@ def _softmax_gradient(z, codes, n_buckets, step, loss):
 
 @njit(fastmath=_ELEMENTWISE)
 def _sgd_epoch_csr(
-    data, indices, indptr, order, y, table, weight, step, decay, shrink, active, bias,
+    data, indices, indptr, order, y, table, weight, step, decay, shrink, rate, bias,
     lo, W, b, loss
 ):  # fmt: skip
     """One pass over the rows `order` of a CSR matrix, a step a row.
@@ -110,11 +113,12 @@ def _sgd_epoch_csr(
     y (n,), table (K, R): the classes and their buckets.  weight, step (n,): a row's
     share in the loss and its step at decay 1; without a step nothing is updated.
     decay: its values at both ends of the pass.  The weights are scale * W; shrink is
-    the L2 penalty times the common step.  active (R,): 0 where training has stopped.
+    the L2 penalty times the common step.  rate (R,): factor of the steps of a
+    repetition, 0 where training has stopped.
     bias: square of the value of the intercept's feature.  W (d, >= lo + R B), b (R B,)
     and loss (R,), the sum of weight * -log P, are changed.  Returns the scale.
     """
-    n_repetitions, n_buckets = active.shape[0], b.shape[0] // active.shape[0]
+    n_repetitions, n_buckets = rate.shape[0], b.shape[0] // rate.shape[0]
     z = np.empty(b.shape[0], np.float32)
     row_loss = np.empty(n_repetitions, np.float64)
     scale = np.float32(1.0)
@@ -131,41 +135,40 @@ def _sgd_epoch_csr(
         _softmax_gradient(z, table[y[i]], n_buckets, row_step, row_loss)
         for r in range(n_repetitions):
             loss[r] += weight[i] * row_loss[r]
-            if active[r] == 0:
-                z[r * n_buckets : (r + 1) * n_buckets] = np.float32(0.0)
-        if row_step == 0.0:
-            continue
-        if shrink > 0.0:
+            if rate[r] != 1.0:
+                z[r * n_buckets : (r + 1) * n_buckets] *= rate[r]
+        if row_step != 0.0:
+            for q in range(z.shape[0]):
+                b[q] -= np.float32(bias) * z[q]
+            if scale != 1.0:
+                for q in range(z.shape[0]):
+                    z[q] /= scale
+            for p in range(start, stop):
+                v = np.float32(data[p])
+                w = W[indices[p], lo : lo + z.shape[0]]
+                for q in range(z.shape[0]):
+                    w[q] -= v * z[q]
+        if shrink > 0.0:  # after the step, so that the optimum is that of the penalty
             scale /= np.float32(1.0 + shrink * factor)
             if scale < np.float32(1e-4):
-                _rescale(W, lo, active, n_buckets, scale)
+                _rescale(W, lo, rate, n_buckets, scale)
                 scale = np.float32(1.0)
-        for q in range(z.shape[0]):
-            b[q] -= np.float32(bias) * z[q]
-        if shrink > 0.0:
-            for q in range(z.shape[0]):
-                z[q] /= scale
-        for p in range(start, stop):
-            v = np.float32(data[p])
-            w = W[indices[p], lo : lo + z.shape[0]]
-            for q in range(z.shape[0]):
-                w[q] -= v * z[q]
     return scale
 
 
 @njit
-def _rescale(W, lo, active, n_buckets, scale):
+def _rescale(W, lo, rate, n_buckets, scale):
     """Multiply the weights of the active repetitions by `scale`."""
     for j in range(W.shape[0]):
-        for r in range(active.shape[0]):
-            if active[r] != 0:
+        for r in range(rate.shape[0]):
+            if rate[r] != 0:
                 W[j, lo + r * n_buckets : lo + (r + 1) * n_buckets] *= scale
 
 
 @njit
-def _batch_gradient(Z, rows, y, table, weight, step, factor, active, loss):
+def _batch_gradient(Z, rows, y, table, weight, step, factor, rate, loss):
     """Logits Z (n_batch, R B) become the gradients of the rows; loss (R,) grows."""
-    n_repetitions = active.shape[0]
+    n_repetitions = rate.shape[0]
     n_buckets = Z.shape[1] // n_repetitions
     row_loss = np.empty(n_repetitions, np.float64)
     for t in range(rows.shape[0]):
@@ -175,18 +178,17 @@ def _batch_gradient(Z, rows, y, table, weight, step, factor, active, loss):
         _softmax_gradient(Z[t], table[y[i]], n_buckets, row_step, row_loss)
         for r in range(n_repetitions):
             loss[r] += weight[i] * row_loss[r]
-            if active[r] == 0:
-                Z[t, r * n_buckets : (r + 1) * n_buckets] = np.float32(0.0)
+            if rate[r] != 1.0:
+                Z[t, r * n_buckets : (r + 1) * n_buckets] *= rate[r]
 
 
 def _sgd_epoch_dense(
-    X, batch_size, order, y, table, weight, step, decay, shrink, active, bias,
+    X, batch_size, order, y, table, weight, step, decay, shrink, rate, bias,
     lo, W, b, loss
 ):  # fmt: skip
     """As `_sgd_epoch_csr` for a dense X: a step a batch, the products by BLAS."""
     W = W[:, lo : lo + b.size]
-    n_buckets = b.size // active.size
-    shrunk = np.repeat(active, n_buckets).astype(np.float32)
+    shrunk = np.repeat(rate != 0, b.size // rate.size).astype(np.float32)
     update = np.empty((min(_TILE, W.shape[0]), b.size), np.float32)
     for t in range(0, order.size, batch_size):
         rows = order[t : t + batch_size]
@@ -194,20 +196,27 @@ def _sgd_epoch_dense(
         factor = decay[0] + (decay[1] - decay[0]) * t / order.size
         Z = Xb @ W
         Z += b
-        _batch_gradient(Z, rows, y, table, weight, step, factor, active, loss)
+        _batch_gradient(Z, rows, y, table, weight, step, factor, rate, loss)
         if not step.any():
             continue
         b -= np.float32(bias) * Z.sum(axis=0)
         keep = 1 / (1 + np.float32(shrink * factor * rows.size) * shrunk)
         for j in range(0, W.shape[0], _TILE):  # a tile of W stays in the L2 cache
             tile = W[j : j + _TILE]
+            tile -= np.matmul(Xb[:, j : j + _TILE].T, Z, out=update[: len(tile)])
             if shrink > 0:
                 tile *= keep
-            tile -= np.matmul(Xb[:, j : j + _TILE].T, Z, out=update[: len(tile)])
     return 1.0
 
 
-_TILE = 256
+_TILE = 256  # features updated at a time on a dense X
+_DENSE_COLUMNS = 512  # of W, trained together on a dense X
+_MIN_VISITS = 200_000  # rows passed in all epochs of "auto" together, at least
+_SMALLEST = 1e-30  # squared length of a row, and its inverse the largest
+_N_PROBE = 30_000  # rows of the trial
+_N_PROBE_MIN = 1_000  # with fewer rows there is no trial
+_STEP = 4.0  # but this factor
+_PROBE_FACTORS = np.float32(2.0) ** np.arange(-2, 5, dtype=np.float32)
 
 
 class Settings(NamedTuple):
@@ -222,8 +231,10 @@ class Settings(NamedTuple):
     seed : int, for the order of the rows.
     tol, n_iter_no_change : a repetition stops when its loss has not fallen by `tol`
         for so many epochs; None never stops.
-    train, validation : row numbers; validation is None without early stopping.
+    train, held : numbers of the rows to train on and of those set aside.
+    early_stopping : bool, whether the loss to watch is that of the rows set aside.
     verbose : int
+    rate : float32 array of shape (R,), factors of the steps of the repetitions.
     """
 
     step: np.ndarray
@@ -236,8 +247,109 @@ class Settings(NamedTuple):
     tol: float | None
     n_iter_no_change: int
     train: np.ndarray
-    validation: np.ndarray | None
+    held: np.ndarray
+    early_stopping: bool
     verbose: int
+    rate: np.ndarray | None = None
+
+    def scaled(self, factor):
+        """The same with all steps multiplied by `factor`."""
+        step = self.step * np.float32(factor)
+        return self._replace(step=step, penalty=self.penalty * factor)
+
+
+def make_settings(X, weight, options, seed, mean_length=None, n_held=0):
+    """Settings from the parameters of the estimator, the dictionary `options`.
+
+    `n_held` rows are set aside, or as many as early stopping asks for.  With
+    learning_rate "auto" the steps are those for a factor of one: the inverse of the
+    mean squared length of the rows (or of a row's own if that is larger), and for a
+    dense X divided by the `coherence` of a batch.
+    """
+    n_samples = X.shape[0]
+    if weight is None:
+        weight = np.ones(n_samples, np.float32)
+    else:
+        weight = (weight / weight.mean()).astype(np.float32)
+    lengths = squared_lengths(X)
+    if mean_length is None:
+        mean_length = float(np.average(lengths, weights=weight)) or 1.0
+    if not (_SMALLEST < mean_length and lengths.max() < 1 / _SMALLEST):
+        raise ValueError(
+            f"The squared lengths of the rows, {mean_length:.3g} on average and at "
+            f"most {lengths.max():.3g}, leave no room in float32. Bring the rows to "
+            "unit length with sklearn.preprocessing.Normalizer."
+        )
+    batch_size = options["batch_size"]
+    if batch_size == "auto":
+        batch_size = int(np.clip(n_samples // 256, 1, 128))
+    common = options["learning_rate"]
+    if common == "auto":
+        common = 1 / mean_length
+        step = (weight / np.maximum(lengths, mean_length)).astype(np.float32)
+        if not sp.issparse(X):
+            excess = coherence(X, step, mean_length, batch_size, seed)
+            common, step = common / excess, step / np.float32(excess)
+    else:
+        with np.errstate(over="ignore"):  # refused when the weights overflow
+            step = (weight * common).astype(np.float32)
+    n_epochs = options["max_iter"]
+    if n_epochs == "auto":
+        n_epochs = int(np.clip(-(-_MIN_VISITS // n_samples), 5, 100))
+    if options["early_stopping"]:
+        fraction = options["validation_fraction"]
+        n_held = int(np.ceil(fraction * n_samples))
+        if n_held >= n_samples:
+            raise ValueError(
+                f"validation_fraction={fraction} of {n_samples} rows leaves none to "
+                "train on."
+            )
+    rows = np.arange(n_samples, dtype=np.int32)
+    if n_held:
+        rows = np.random.default_rng(seed).permutation(rows)
+    return Settings(
+        step=step,
+        weight=weight,
+        bias=mean_length,
+        penalty=options["alpha"] * common,
+        batch_size=batch_size,
+        decay=[(1 - e / n_epochs, 1 - (e + 1) / n_epochs) for e in range(n_epochs)],
+        seed=seed,
+        tol=options["tol"],
+        n_iter_no_change=options["n_iter_no_change"],
+        train=rows[n_held:],
+        held=rows[:n_held],
+        early_stopping=options["early_stopping"],
+        verbose=options["verbose"],
+    )
+
+
+def train_all(X, y, table, W, b, first, zero, settings, n_jobs):
+    """Train the repetitions from `first` on in W (d, R B) and b (R B,).
+
+    `zero` says that their weights are all zero.  Returns the largest number of epochs.
+    """
+    n_repetitions = table.shape[1]
+    n_buckets = b.size // n_repetitions
+    if first == n_repetitions:
+        return 0
+    if sp.issparse(X):
+        n_blocks = min(effective_n_jobs(n_jobs), n_repetitions - first)
+    else:  # the sums of BLAS depend on the shapes: those are the same for every n_jobs
+        n_blocks = -(-(n_repetitions - first) // max(_DENSE_COLUMNS // n_buckets, 1))
+    blocks = np.array_split(np.arange(first, n_repetitions), n_blocks)
+    columns = [slice(r[0] * n_buckets, (r[-1] + 1) * n_buckets) for r in blocks]
+    with threadpool_limits(1, "blas"):
+        results = Parallel(n_jobs=n_jobs, prefer="threads")(
+            delayed(train)(
+                X, y, table[:, r], Columns(W, b, c.start, c.stop, zero), settings
+            )
+            for r, c in zip(blocks, columns, strict=True)
+        )
+    for c, (arrays, _, _) in zip(columns, results, strict=True):
+        if arrays is not None:
+            W[:, c], b[c] = arrays
+    return max(int(n_iter.max()) for _, n_iter, _ in results)
 
 
 class Columns:
@@ -290,7 +402,8 @@ def train(X, y, table, columns, settings):
     s = settings
     table = np.ascontiguousarray(table)
     n_repetitions = table.shape[1]
-    active = np.ones(n_repetitions, np.uint8)
+    rate = settings.rate
+    rate = np.ones(n_repetitions, np.float32) if rate is None else rate.copy()
     best = np.full(n_repetitions, np.inf)
     since_best = np.zeros(n_repetitions, np.int64)
     n_iter = np.zeros(n_repetitions, np.int64)
@@ -299,44 +412,80 @@ def train(X, y, table, columns, settings):
 
     def run(rows, step, decay, penalty):
         loss = np.zeros(n_repetitions)
-        common = (rows, y, table, s.weight, step, decay, penalty, active, s.bias)
+        common = (rows, y, table, s.weight, step, decay, penalty, rate, s.bias)
         common += (lo, W, b, loss)
         if sp.issparse(X):
             scale = _sgd_epoch_csr(X.data, X.indices, X.indptr, *common)
         else:
-            scale = _sgd_epoch_dense(X, s.batch_size, *common)
+            with np.errstate(over="ignore", invalid="ignore"):  # reported below
+                scale = _sgd_epoch_dense(X, s.batch_size, *common)
         if scale != 1:
-            _rescale(W, lo, active, b.size // n_repetitions, np.float32(scale))
+            _rescale(W, lo, rate, b.size // n_repetitions, np.float32(scale))
         return loss / max(s.weight[rows].sum(dtype=np.float64), np.finfo(float).tiny)
 
     started = time.perf_counter()
     for epoch, decay in enumerate(s.decay):
         order = np.random.default_rng([s.seed, epoch]).permutation(s.train)
         loss = run(order, s.step, np.array(decay), s.penalty)
-        if s.validation is not None:
-            loss = run(s.validation, no_step, np.zeros(2), 0.0)
+        if s.early_stopping:
+            loss = run(s.held, no_step, np.zeros(2), 0.0)
         if not (np.isfinite(loss).all() and np.isfinite(b).all()):
             raise ValueError(
                 f"The weights overflowed in epoch {epoch + 1}. Use a smaller "
                 "learning_rate (or 'auto'), or bring the features to one scale with "
                 "sklearn.preprocessing.Normalizer or MaxAbsScaler."
             )
-        running = active == 1
+        running = rate != 0
         n_iter[running] += 1
         last_loss[running] = loss[running]
         if s.verbose and columns.lo == 0:
             _report(epoch, len(s.decay), loss.mean(), s, time.perf_counter() - started)
         if s.tol is not None:
             since_best = np.where(loss > best - s.tol, since_best + 1, 0)
-            active[since_best >= s.n_iter_no_change] = 0
+            rate[since_best >= s.n_iter_no_change] = 0
             best = np.minimum(best, loss)
-            if not active.any():
+            if not rate.any():
                 break
     return columns.result(), n_iter, last_loss
 
 
+def probe_step(X, y, column, n_buckets, settings):
+    """The factor of the steps that suits the rows, by a short trial.
+
+    Repetitions that differ by their factor only, 1/4 to 16, are trained for three
+    epochs on a few rows; the log loss of others, a parabola in the logarithm of the
+    factor, has its minimum at the answer.
+    """
+    if settings.train.size < _N_PROBE_MIN:
+        return _STEP
+    rows = np.random.default_rng([settings.seed, 1]).permutation(settings.train)
+    n_held = min(rows.size // 5, _N_PROBE // 5)
+    held, rows = rows[:n_held], rows[n_held:_N_PROBE]
+    n_factors = _PROBE_FACTORS.size
+    W = np.zeros((X.shape[1], n_factors * n_buckets), np.float32)
+    b = np.zeros(n_factors * n_buckets, np.float32)
+    trial = settings._replace(
+        train=rows,
+        held=held,
+        early_stopping=True,
+        decay=[(1, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 0)],
+        penalty=0.0,
+        tol=None,
+        verbose=0,
+        rate=_PROBE_FACTORS,
+    )
+    columns = Columns(W, b, 0, b.size, zero=True)
+    loss = train(X, y, np.repeat(column[:, None], n_factors, axis=1), columns, trial)[2]
+    best = int(np.argmin(loss))
+    shift = 0.0
+    if 0 < best < n_factors - 1:
+        below, above = loss[best - 1] - loss[best], loss[best + 1] - loss[best]
+        shift = (below - above) / (below + above) / 2
+    return float(_PROBE_FACTORS[best] * 2.0**shift)
+
+
 def _report(epoch, n_epochs, loss, settings, seconds):
-    kind = "training" if settings.validation is None else "validation"
+    kind = "validation" if settings.early_stopping else "training"
     done = epoch + 1
     print(
         f"epoch {done}/{n_epochs}: {kind} loss {loss:.4f}, "
@@ -347,12 +496,12 @@ def _report(epoch, n_epochs, loss, settings, seconds):
 
 
 def squared_lengths(X):
-    """Squared length of each row, float32 of shape (n_samples,)."""
+    """Squared length of each row, float64 of shape (n_samples,)."""
     if sp.issparse(X):
-        out = np.empty(X.shape[0], np.float32)
+        out = np.empty(X.shape[0])
         _squared_lengths_csr(X.data, X.indptr, out)
         return out
-    return np.einsum("ij,ij->i", X, X).astype(np.float32)
+    return np.einsum("ij,ij->i", X, X, dtype=np.float64)
 
 
 @njit
@@ -360,17 +509,19 @@ def _squared_lengths_csr(data, indptr, out):
     for i in range(out.shape[0]):
         total = 0.0
         for p in range(indptr[i], indptr[i + 1]):
-            total += data[p] * data[p]
+            v = np.float64(data[p])
+            total += v * v
         out[i] = total
 
 
-def coherence(X, step, bias, batch_size, rng):
+def coherence(X, step, bias, batch_size, seed):
     """How many times a batch of dense rows overshoots if each takes its own step.
 
     The largest eigenvalue of the Gram matrix of a batch, intercept included, over
     that of a single row: 1 for orthogonal rows, `batch_size` for equal ones.  The
     largest of five random batches; a step divided by it is safe for the sum.
     """
+    rng = np.random.default_rng([seed, 2])
     largest = 1.0
     for _ in range(5):
         rows = rng.choice(X.shape[0], min(batch_size, X.shape[0]), replace=False)

@@ -62,7 +62,8 @@ columns tell which tokens come before it. Every value is one.
   last {window} tokens. Places before the start of a file hold <START>. Tokens seen
   fewer than {min_count} times in the training files share the columns of <UNKNOWN>.
 * Files are split at random into training and test files. Rows keep the order of
-  the text. The training rows come first.
+  the text. The training rows come first. Some modules resemble each other, such
+  as posixpath and ntpath, or the tables of encodings.
 * Classes 0 to {last_class} are the tokens of the training files, most frequent
   first. Further classes occur in test files only. No classifier can predict
   them. They stay in the test part and count as misses.

@@ -11,6 +11,7 @@ import numpy as np
 from ._hashing import min_repetitions
 
 _BUDGET = 1024  # buckets of all repetitions together, unless the bound asks for more
+_FEW_NONZEROS = 5_000_000  # twice the budget is cheap up to here
 _WEIGHT_BYTES = 4  # float32
 
 
@@ -50,11 +51,11 @@ def mach_min_repetitions(n_classes, n_buckets, delta=1e-3):
     """
     n_classes, n_buckets = np.asarray(n_classes), np.asarray(n_buckets)
     delta = np.asarray(delta, dtype=float)
-    if np.any(n_classes < 1):
+    if not np.all(n_classes >= 1):
         raise ValueError(f"n_classes must be at least 1, got {n_classes}.")
-    if np.any(n_buckets < 2):
+    if not np.all(n_buckets >= 2):
         raise ValueError(f"n_buckets must be at least 2, got {n_buckets}.")
-    if np.any((delta <= 0) | (delta >= 1)):
+    if not np.all((delta > 0) & (delta < 1)):
         raise ValueError(f"delta must lie between 0 and 1, both excluded; got {delta}.")
     bound = 2 * np.log(n_classes / np.sqrt(delta)) / np.log(n_buckets)
     bound = np.maximum(np.ceil(bound), 1).astype(np.int64)
@@ -83,46 +84,47 @@ def model_bytes(n_features, n_repetitions, n_buckets):
     return _WEIGHT_BYTES * (n_features + 1) * n_repetitions * n_buckets
 
 
-def choose_sizes(n_classes, n_repetitions="auto", n_buckets="auto", max_columns=None):
+def choose_sizes(
+    n_classes,
+    n_repetitions="auto",
+    n_buckets="auto",
+    *,
+    n_nonzeros=_FEW_NONZEROS + 1,
+    max_columns=None,
+):
     """R and B for "auto", at most `max_columns` buckets altogether where possible.
 
-    One repetition with a bucket for each class where that is not larger than a quarter
-    of the usual budget; otherwise 64 buckets, and as many repetitions as fill the
-    budget, but never fewer than the bound of `mach_min_repetitions`.
+    One repetition with a bucket for each class where that costs at most a quarter of
+    the usual budget; otherwise 64 buckets, and as many repetitions as fill the budget,
+    but never fewer than the bound of `mach_min_repetitions`.
     """
-    if n_buckets == "auto":
-        if n_repetitions == "auto":
-            n_buckets = n_classes if n_classes <= _BUDGET // 4 else 64
-        else:
-            n_buckets = max(2, _BUDGET // n_repetitions)
+    budget = _BUDGET if n_nonzeros > _FEW_NONZEROS else 2 * _BUDGET
+    given = n_buckets != "auto"
+    if not given:
+        n_buckets = n_classes if n_classes <= _BUDGET // 4 else 64
+        if n_repetitions != "auto":
+            n_buckets = max(2, budget // n_repetitions)
             while min_repetitions(n_classes, n_buckets) > n_repetitions:
                 n_buckets *= 2
-        automatic_buckets = True
-    else:
-        automatic_buckets = False
     n_buckets = min(n_buckets, n_classes)
     if n_repetitions != "auto":
         return n_repetitions, n_buckets
     if n_buckets == n_classes:
         return 1, n_buckets
     bound = mach_min_repetitions(n_classes, n_buckets)
-    n_repetitions = max(bound, min(16, -(-_BUDGET // n_buckets)))
-    if max_columns is not None:
-        least = min_repetitions(n_classes, n_buckets)
-        n_repetitions = max(min(n_repetitions, max_columns // n_buckets), least)
-        if automatic_buckets and n_repetitions * n_buckets > max_columns:
-            while n_buckets > 2 and n_repetitions * n_buckets > max_columns:
-                n_buckets //= 2
-                n_repetitions = min_repetitions(n_classes, n_buckets)
-    return n_repetitions, n_buckets
+    n_repetitions = max(bound, min(budget // 64, -(-budget // n_buckets)))
+    if max_columns is None or n_repetitions * n_buckets <= max_columns:
+        return n_repetitions, n_buckets
+    fitting = largest_sizes(n_classes, n_buckets, max_columns)
+    if fitting is None or (given and fitting[1] != n_buckets):
+        return min_repetitions(n_classes, n_buckets), n_buckets
+    return fitting
 
 
 def largest_sizes(n_classes, n_buckets, max_columns):
-    """The most repetitions (R, B) with R B <= max_columns, B halved if need be; or None."""
-    n_buckets = min(n_buckets, n_classes)
-    while n_buckets >= 2:
-        n_repetitions = max_columns // n_buckets
-        if n_repetitions >= min_repetitions(n_classes, n_buckets):
-            return n_repetitions, n_buckets
-        n_buckets //= 2
+    """The largest R with R B <= max_columns and its B, reduced if need be; or None."""
+    for fewer in range(min(n_buckets, n_classes, max_columns), 1, -1):
+        n_repetitions = max_columns // fewer
+        if n_repetitions >= min_repetitions(n_classes, fewer):
+            return n_repetitions, fewer
     return None

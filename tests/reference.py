@@ -6,6 +6,106 @@ This file imports nothing from the package.
 import numpy as np
 
 # ---------------------------------------------------------------------------
+# Hashing
+# ---------------------------------------------------------------------------
+
+
+def carter_wegman(a, b, k, n_buckets, prime=2**61 - 1):
+    """Bucket of class k, in Python integers."""
+    return (a * k + b) % prime % n_buckets
+
+
+# ---------------------------------------------------------------------------
+# Softmax
+# ---------------------------------------------------------------------------
+
+
+def softmax(z):
+    """Probabilities of a vector of logits."""
+    e = np.exp(z - np.max(z))
+    return e / e.sum()
+
+
+def bucket_log_proba(X, W, b):
+    """log P_r(bucket | x), (n, R, B), for weights W (R, B, d) and b (R, B)."""
+    repetitions = range(len(W))
+    return np.array(
+        [[np.log(softmax(W[r] @ x + b[r])) for r in repetitions] for x in X]
+    )
+
+
+def bucket_loss(X, y, table, W, b, weight):
+    """Sum over the rows of weight * -log P_r(h_r(y) | x), (R,)."""
+    log_proba = bucket_log_proba(X, W, b)
+    return sum(
+        -w * log_proba[i, np.arange(table.shape[1]), table[y[i]]]
+        for i, w in enumerate(weight)
+    )
+
+
+def sgd_epoch(X, y, table, W, b, order, step, decay, *, batch_size=1, bias, penalty=0):
+    """One pass in float64: W (R, B, d) and b (R, B) are changed.
+
+    A batch takes the sum of the steps of its rows, each
+    ``factor * step_i * (softmax - onehot)`` times x_i for W and times `bias` for b.
+    The factor falls linearly from decay[0] towards decay[1].  W is then divided by
+    ``1 + factor * penalty`` for each row of the batch (once for all together).  The
+    loss, summed over rows before their step, is returned with shape (n, R).
+    """
+    loss = np.zeros((len(order), table.shape[1]))
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
+        factor = decay[0] + (decay[1] - decay[0]) * start / len(order)
+        for r in range(table.shape[1]):
+            gradients = []
+            for t, i in enumerate(rows, start):
+                g = softmax(W[r] @ X[i] + b[r])
+                loss[t, r] = -np.log(g[table[y[i], r]])
+                g[table[y[i], r]] -= 1
+                gradients.append(factor * step[i] * g)
+            for i, g in zip(rows, gradients, strict=True):
+                W[r] -= np.outer(g, X[i])
+                b[r] -= bias * g
+            W[r] /= 1 + factor * penalty * len(rows)
+    return loss
+
+
+def sgd_fit(
+    X, y, table, n_buckets, orders, step, weight, *, tol=None, n_iter_no_change=5,
+    validation=None, **options
+):  # fmt: skip
+    """Train from zero weights, an epoch for each of `orders`, in float64.
+
+    The factor of the step falls linearly from one to zero.  A repetition whose mean
+    loss (of the rows `validation`, if given, else of the epoch) has not fallen by
+    `tol` for `n_iter_no_change` epochs keeps its weights.  Returns W (R, B, d), b
+    (R, B) and the epochs (R,) each repetition was trained for.
+    """
+    R = table.shape[1]
+    W, b = np.zeros((R, n_buckets, X.shape[1])), np.zeros((R, n_buckets))
+    n_iter, since_best = np.zeros(R, int), np.zeros(R, int)
+    best = np.full(R, np.inf)
+    active = np.ones(R, bool)
+    for epoch, order in enumerate(orders):
+        decay = 1 - epoch / len(orders), 1 - (epoch + 1) / len(orders)
+        kept = W[~active].copy(), b[~active].copy()
+        losses = sgd_epoch(X, y, table, W, b, order, step, decay, **options)
+        W[~active], b[~active] = kept
+        n_iter += active
+        loss = weight[order] @ losses / weight[order].sum()
+        if validation is not None:
+            share = weight[validation] / weight[validation].sum()
+            loss = bucket_loss(X[validation], y[validation], table, W, b, share)
+        if tol is not None:
+            since_best = np.where(loss > best - tol, since_best + 1, 0)
+            best = np.minimum(best, loss)
+            active &= since_best < n_iter_no_change
+            if not active.any():
+                break
+    return W, b, n_iter
+
+
+# ---------------------------------------------------------------------------
 # Decoding
 # ---------------------------------------------------------------------------
 

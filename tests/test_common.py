@@ -1,12 +1,9 @@
 """scikit-learn's estimator checks on every configuration that differs in code path."""
 
-import numpy as np
-import pytest
 from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.naive_bayes import MultinomialNB
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
-from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from sklearn_mach import MACHClassifier

@@ -1,0 +1,23 @@
+"""Small problems that several files fit."""
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+
+@pytest.fixture
+def blobs():
+    """A function that draws classes around random centres, rows of unit length."""
+
+    def make(n_samples=200, n_features=12, n_classes=6, *, noise=0.3, sparse=True):
+        rng = np.random.default_rng([n_samples, n_features, n_classes])
+        centres = rng.standard_normal((n_classes, n_features))
+        centres /= np.linalg.norm(centres, axis=1, keepdims=True)
+        y = np.arange(n_samples) % n_classes
+        X = centres[y] + noise / np.sqrt(n_features) * rng.standard_normal(
+            (n_samples, n_features)
+        )
+        X /= np.linalg.norm(X, axis=1, keepdims=True)
+        return (sp.csr_matrix(X) if sparse else X), y
+
+    return make

@@ -1,0 +1,1583 @@
+"""The estimator: what it learns, what it refuses, how it fits in with scikit-learn."""
+
+import io
+import pickle
+import re
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+import reference
+import scipy.sparse as sp
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import log_softmax, softmax
+from sklearn import config_context
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.exceptions import (
+    ConvergenceWarning,
+    NotFittedError,
+    UnsetMetadataPassedError,
+)
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import (
+    LinearRegression,
+    LogisticRegression,
+    SGDClassifier,
+)
+from sklearn.model_selection import GridSearchCV, KFold
+from sklearn.naive_bayes import GaussianNB, MultinomialNB
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import LinearSVC
+from sklearn.tree import DecisionTreeClassifier
+
+from sklearn_mach import MACHClassifier, _hashing, theory
+
+DECODERS = ["log_mean", "mean", "min", "median"]
+SMOOTHING = 1e-3  # of the probabilities of base classifiers, as documented
+
+
+class ExactBuckets(ClassifierMixin, BaseEstimator):
+    """A perfect bucket classifier, for rows that are the class probabilities.
+
+    Fitted on the identity matrix it learns the bucket of each class; the probability
+    of a bucket is the sum over its classes.
+    """
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        self.members_ = X.T @ (np.asarray(y)[:, None] == self.classes_) > 0
+        return self
+
+    def predict_proba(self, X):
+        return X @ self.members_
+
+    def predict(self, X):
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+
+class FailingLater(MultinomialNB):
+    """Naive Bayes whose partial_fit works on its own and then fails for a bucket."""
+
+    def partial_fit(self, X, y, classes=None, sample_weight=None):
+        super().partial_fit(X, y, classes=classes, sample_weight=sample_weight)
+        if classes is None and y[0] == 1:
+            raise ValueError("bucket 1 is out of order")
+        return self
+
+
+def exact(n_classes, n_repetitions, n_buckets, **parameters):
+    model = MACHClassifier(
+        ExactBuckets(),
+        n_repetitions=n_repetitions,
+        n_buckets=n_buckets,
+        **({"hashing": "balanced", "random_state": 0} | parameters),
+    )
+    # Twice, or scikit-learn takes so many labels for a regression problem.
+    return model.fit(
+        np.tile(np.eye(n_classes), (2, 1)), np.arange(2 * n_classes) % n_classes
+    )
+
+
+def weights(model):
+    return model.coef_.copy(), model.intercept_.copy()
+
+
+def assert_same_model(one, other):
+    assert_array_equal(one.bucket_table_, other.bucket_table_)
+    assert_array_equal(one.coef_, other.coef_)
+    assert_array_equal(one.intercept_, other.intercept_)
+    assert one.n_iter_ == other.n_iter_
+
+
+# What the built-in learner learns ---------------------------------------------------
+
+
+def converged(X, y, alpha, weight=None, **parameters):
+    """Trained to the optimum: rows one by one if sparse, else all in one step."""
+    sparse = sp.issparse(X)
+    model = MACHClassifier(
+        n_repetitions=1,
+        alpha=alpha,
+        learning_rate=0.1 if sparse else 0.3 / len(y),
+        batch_size=len(y),
+        max_iter=2000,
+        tol=None,
+        random_state=0,
+    )
+    return model.set_params(**parameters).fit(X, y, sample_weight=weight)
+
+
+# The noise of 120,000 steps that fall to zero, or for full batches what 2,000 steps
+# leave: the penalty of a step of size s is that of alpha / (1 + s alpha).
+OPTIMUM = dict(rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("alpha", [0.05, 0.2])
+def test_one_injective_repetition_is_multinomial_logistic_regression(
+    blobs, sparse, alpha
+):
+    X, y = blobs(60, 5, 4, noise=1.0, sparse=sparse)
+    model = converged(X, y, alpha)
+    regression = LogisticRegression(C=1 / (alpha * 60), tol=1e-10, max_iter=10_000)
+    regression.fit(X, y)
+    assert_allclose(model.predict_proba(X), regression.predict_proba(X), **OPTIMUM)
+    coef = model.coef_[0, model.bucket_table_[:, 0]]
+    assert_allclose(coef, regression.coef_, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("with_zeros", [False, True])
+def test_row_weights_reach_the_weighted_optimum(blobs, sparse, with_zeros):
+    X, y = blobs(60, 5, 4, noise=1.0, sparse=sparse)
+    weight = np.random.default_rng(0).uniform(0.3, 2, 60)
+    if with_zeros:
+        weight[::3] = 0
+    alpha = 0.05
+    model = converged(X, y, alpha, weight)
+    # The mean of the loss weighs rows by weight / sum(weight), so that rows of weight
+    # zero are as good as absent.
+    regression = LogisticRegression(
+        C=1 / (alpha * weight.sum()), tol=1e-10, max_iter=10_000
+    ).fit(X, y, sample_weight=weight)
+    assert_allclose(model.predict_proba(X), regression.predict_proba(X), **OPTIMUM)
+
+
+def test_class_weight_multiplies_row_weights(blobs):
+    X, y = blobs(60)
+    names = np.array(list("abcdef"))[y]
+    by_class = {"a": 3.0, "c": 0.5}
+    rows = np.random.default_rng(0).uniform(0.5, 2, 60)
+    model = MACHClassifier(random_state=0, max_iter=3)
+    one = clone(model).set_params(class_weight=by_class).fit(X, names, rows)
+    rows *= [by_class.get(name, 1.0) for name in names]
+    assert_same_model(one, clone(model).fit(X, names, rows))
+
+
+def test_balanced_class_weight(blobs):
+    X, y = blobs(60)
+    y[y == 5] = 4
+    model = MACHClassifier(random_state=0, max_iter=3)
+    one = clone(model).set_params(class_weight="balanced").fit(X, y)
+    assert_same_model(one, clone(model).fit(X, y, 60 / (5 * np.bincount(y)[y])))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_scale_of_the_rows_does_not_matter(blobs, sparse, factor):
+    X, y = blobs(300, 10, 12, noise=0.5, sparse=sparse)
+    model = MACHClassifier(n_repetitions=4, n_buckets=5, max_iter=4, random_state=0)
+    model.fit(X, y)
+    proba, predicted = model.predict_proba(X), model.predict(X)
+    model.fit(X * factor, y)
+    assert_array_equal(model.predict(X * factor), predicted)
+    # Rounding of float32, amplified by large steps.
+    assert_allclose(model.predict_proba(X * factor), proba, rtol=0, atol=1e-3)
+
+
+def test_rows_that_are_not_normalised_are_learned():
+    # Means far from zero and rows of length twenty.
+    rng = np.random.default_rng(0)
+    y = np.arange(400) % 8
+    centres = rng.uniform(0, 10, (8, 6))
+    X = centres[y] + 0.5 * rng.standard_normal((400, 6))
+    reached = LogisticRegression(max_iter=10_000).fit(X, y).score(X, y)
+    for rows in (X, sp.csr_matrix(X)):
+        model = MACHClassifier(n_repetitions=6, n_buckets=4, random_state=0)
+        assert model.fit(rows, y).score(rows, y) > reached - 0.05
+
+
+def test_very_different_scales_are_reported(blobs):
+    X, y = blobs(100, sparse=False)
+    X[:, 3] *= 1e5
+    for rows in (X, sp.csr_matrix(X)):
+        with pytest.warns(ConvergenceWarning, match="column 3 .*MaxAbsScaler.*Normali"):
+            MACHClassifier(random_state=0).fit(rows, y)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("learning_rate", [1e38, 1e200])
+def test_divergence_is_an_error_that_names_the_remedy(blobs, sparse, learning_rate):
+    X, y = blobs(50, sparse=sparse)
+    model = MACHClassifier(learning_rate=learning_rate, random_state=0)
+    with pytest.raises(ValueError, match="smaller learning_rate .*Normalizer.*MaxAbs"):
+        model.fit(X * 30, y)
+    assert not hasattr(model, "classes_")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("learning_rate", [1e20, 1e36, 3e37, 1e38, 3e38])
+@pytest.mark.parametrize("scale", [0.1, 1, 10])
+def test_weights_are_finite_or_refused(blobs, sparse, learning_rate, scale):
+    X, y = blobs(20, sparse=sparse)
+    model = MACHClassifier(
+        learning_rate=learning_rate,
+        n_repetitions=3,
+        n_buckets=3,
+        max_iter=1,
+        random_state=0,
+        batch_size=1,
+    )
+    try:
+        model.fit(X * scale, y)
+    except ValueError as error:
+        assert "learning_rate" in str(error)
+    else:
+        assert np.isfinite(model.coef_).all()
+        assert np.isfinite(model.intercept_).all()
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_rows_too_long_for_float32_are_refused_or_learned(blobs, sparse):
+    X, y = blobs(50, sparse=sparse)
+    for factor in (1e25, 1e150):
+        try:
+            model = MACHClassifier(random_state=0).fit(X * factor, y)
+        except ValueError as error:
+            assert "Normalizer" in str(error)
+        else:
+            assert model.score(X * factor, y) > 0.9
+
+
+def test_verbose_prints_a_line_for_each_epoch(blobs, capsys):
+    X, y = blobs(60)
+    MACHClassifier(max_iter=3, verbose=1, random_state=0).fit(X, y)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert all(re.search("epoch [123]/3: training loss", line) for line in lines)
+    MACHClassifier(max_iter=3, random_state=0).fit(X, y)
+    assert capsys.readouterr().out == ""
+
+
+# Parallel work ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(
+    ("n_repetitions", "n_buckets", "n_classes"),
+    [(7, 5, 23), (3, 11, 40), (5, 129, 300)],
+)
+def test_n_jobs_changes_no_bit(blobs, sparse, n_repetitions, n_buckets, n_classes):
+    X, y = blobs(610, 17, n_classes, sparse=sparse)
+    model = MACHClassifier(
+        n_repetitions=n_repetitions,
+        n_buckets=n_buckets,
+        max_iter=2,
+        alpha=1e-4,
+        random_state=0,
+    )
+    one = clone(model).set_params(n_jobs=1).fit(X, y)
+    for n_jobs in (2, 3):
+        other = clone(model).set_params(n_jobs=n_jobs).fit(X, y)
+        assert_same_model(one, other)
+        assert_array_equal(one.decision_function(X), other.decision_function(X))
+        labels, scores = other.predict_topk(X, k=3, return_scores=True)
+        expected = one.predict_topk(X, k=3, return_scores=True)
+        assert_array_equal(labels, expected[0])
+        assert_array_equal(scores, expected[1])
+
+
+def test_processes_and_read_only_memory_maps_change_no_bit(blobs):
+    X, y = blobs(40, 9, 8)
+    model = MACHClassifier(
+        n_repetitions=3, n_buckets=3, max_iter=2, n_jobs=2, random_state=0
+    )
+    threads, processes = clone(model), clone(model)
+    dense = clone(model).fit(X.toarray(), y)
+    threads.fit(X, y).set_params(warm_start=True, n_repetitions=5).fit(X, y)
+    threads.partial_fit(X, y)
+    with joblib.parallel_config("loky", max_nbytes=1):
+        assert_same_model(clone(model).fit(X.toarray(), y), dense)
+        processes.fit(X, y).set_params(warm_start=True, n_repetitions=5).fit(X, y)
+        processes.partial_fit(X, y)
+    assert_same_model(processes, threads)
+
+
+def test_n_jobs_changes_nothing_for_base_classifiers(blobs):
+    X, y = blobs(100)
+    model = MACHClassifier(
+        SGDClassifier(loss="log_loss"), n_repetitions=4, n_buckets=3, random_state=0
+    )
+    one = clone(model).fit(X, y).decision_function(X)
+    two = clone(model).set_params(n_jobs=2).fit(X, y)
+    assert_array_equal(two.decision_function(X), one)
+
+
+def test_base_classifiers_have_seeds_of_their_own(blobs):
+    X, y = blobs(60)
+    table = np.tile(np.arange(6)[:, None], 2)
+    model = MACHClassifier(SGDClassifier(), hashing=table, random_state=0).fit(X, y)
+    seeds = [estimator.random_state for estimator in model.estimators_]
+    assert len(set(seeds)) == 2
+    again = clone(model).fit(X, y)
+    assert [estimator.random_state for estimator in again.estimators_] == seeds
+
+
+# Tables -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hashing", ["balanced", "clustered", "universal"])
+def test_first_repetitions_do_not_depend_on_their_number(blobs, hashing):
+    X, y = blobs(120, 8, 30)
+    models = [
+        MACHClassifier(
+            n_repetitions=r, n_buckets=5, hashing=hashing, max_iter=1, random_state=7
+        ).fit(X, y)
+        for r in (6, 9)
+    ]
+    assert_array_equal(models[0].bucket_table_, models[1].bucket_table_[:, :6])
+    assert_array_equal(models[0].coef_, models[1].coef_[:6])
+    assert models[0].bucket_table_.dtype == np.uint8
+
+
+@pytest.mark.parametrize("n_buckets", [6, 7, 16, 1000])
+def test_no_more_buckets_than_classes_are_used(blobs, n_buckets):
+    X, y = blobs(60)
+    model = MACHClassifier(n_repetitions=2, n_buckets=n_buckets, max_iter=1).fit(X, y)
+    assert model.n_buckets_ == 6
+    assert_array_equal(
+        np.sort(model.bucket_table_, axis=0), np.arange(6)[:, None] + [0, 0]
+    )
+
+
+def test_few_classes_get_one_bucket_each_by_default(blobs):
+    X, y = blobs(60)
+    model = MACHClassifier(max_iter=1).fit(X, y)
+    assert (model.n_repetitions_, model.n_buckets_) == (1, 6)
+
+
+def test_clustered_repetitions_put_similar_classes_together():
+    # Eight directions, and around each four classes.
+    rng = np.random.default_rng(0)
+    y = np.arange(320) % 32
+    X = 5 * np.eye(8)[y % 8] + 0.5 * rng.standard_normal((32, 8))[y]
+    X += 0.1 * rng.standard_normal(X.shape)
+    direction = np.arange(32) % 8
+    alike = (direction[:, None] == direction) & ~np.eye(32, dtype=bool)
+    model = MACHClassifier(n_repetitions=8, n_buckets=8, max_iter=1, random_state=0)
+    for rows in (X, sp.csr_matrix(X)):
+        table = model.set_params(hashing="clustered").fit(rows, y).bucket_table_
+        together = [np.mean((c[:, None] == c)[alike]) for c in table.T]
+        # Splits into halves may cut a direction in two; by chance it is 3 / 31.
+        assert min(together[3], together[7]) > 0.6
+        assert max(together[:3] + together[4:7]) < 0.3
+
+
+def test_tight_sizes_are_accepted(blobs):
+    X, y = blobs(80, 8, 27)
+    model = MACHClassifier(n_repetitions=3, n_buckets=3, max_iter=1).fit(X, y)
+    assert np.unique(model.bucket_table_, axis=0).shape == (27, 3)
+
+
+@pytest.mark.parametrize("base", [None, LogisticRegression()])
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, list])
+def test_a_table_of_the_user_is_used(blobs, base, dtype):
+    X, y = blobs(60)
+    table = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]])
+    given = table.tolist() if dtype is list else table.astype(dtype)
+    model = MACHClassifier(base, hashing=given, random_state=0)
+    model = clone(model).fit(X, y)
+    assert_array_equal(model.bucket_table_, table)
+    assert (model.n_repetitions_, model.n_buckets_) == (2, 3)
+    assert model.score(X, y) > 0.9
+
+
+@pytest.mark.parametrize("base", [None, LogisticRegression(), LinearSVC()])
+def test_empty_buckets_and_repetitions_of_one_bucket_work(blobs, base):
+    X, y = blobs(60)
+    injective = np.array([8, 1, 2, 3, 4, 5])  # buckets 0, 6, 7 and 9 are empty
+    table = np.column_stack([np.full(6, 7), injective])
+    model = MACHClassifier(base, hashing=table, n_buckets=10, random_state=0).fit(X, y)
+    assert model.n_buckets_ == 10
+    assert np.isfinite(model.decision_function(X)).all()
+    assert model.score(X, y) > 0.9
+
+
+def test_universal_tables_with_empty_buckets_work(blobs):
+    X, y = blobs(100, 8, 20)
+    empty = 0
+    for seed in range(10):
+        model = MACHClassifier(
+            GaussianNB(), n_repetitions=4, n_buckets=16, hashing="universal"
+        )
+        model.set_params(random_state=seed).fit(X.toarray(), y)
+        empty += sum(16 - np.unique(column).size for column in model.bucket_table_.T)
+        assert np.isfinite(model.decision_function(X.toarray())).all()
+    assert empty > 0
+
+
+TABLE = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]])
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("base", [None, LogisticRegression()])
+@pytest.mark.parametrize("form", [np.asarray, np.ndarray.tolist])
+def test_a_table_of_the_user_gives_probabilities(blobs, decoder, base, form):
+    X, y = blobs(60)
+    model = MACHClassifier(base, hashing=form(TABLE), decoder=decoder, random_state=0)
+    proba = model.fit(X, y).predict_proba(X)
+    assert_allclose(proba.sum(axis=1), 1, rtol=1e-12)
+    assert_array_equal(proba.argmax(axis=1), model.predict(X))
+    assert model.score(X, y) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("table", "parameters", "message"),
+    [
+        (
+            TABLE[:5],
+            {},
+            r"shape \(n_classes, n_repetitions\) with n_classes=6, got \(5",
+        ),
+        (TABLE.ravel(), {}, r"n_classes=6, got \(12,\)"),
+        (TABLE[:, :0], {}, r"n_classes=6, got \(6, 0\)"),
+        (TABLE[:, :, None], {}, r"n_classes=6, got \(6, 2, 1\)"),
+        (TABLE.astype(float), {}, "must hold integers, got dtype float64"),
+        (TABLE.astype(str), {}, "must hold integers, got dtype <U"),
+        (TABLE - 1, {}, "buckets from 0 to .* got values from -1"),
+        (
+            TABLE,
+            {"n_buckets": 2},
+            "from 0 to n_buckets - 1 = 1, got values from 0 to 2",
+        ),
+        (TABLE, {"n_repetitions": 3}, "2 columns, but n_repetitions=3"),
+        (TABLE[[0, 1, 2, 3, 4, 2]], {}, r"classes 2 and 5 .*cannot be told apart"),
+    ],
+)
+def test_bad_tables_are_refused(blobs, table, parameters, message):
+    X, y = blobs(60)
+    with pytest.raises(ValueError, match=message):
+        MACHClassifier(hashing=table, **parameters).fit(X, y)
+
+
+# Decoding ---------------------------------------------------------------------------
+
+
+def mean_estimates(p, table, n_buckets, classes, chance):
+    """(mean - c) / (1 - c) of some classes, for exact bucket probabilities."""
+    mean = 0
+    for column in table.T:
+        buckets = np.bincount(column, weights=p, minlength=n_buckets)
+        mean = mean + buckets[column[classes]] / table.shape[1]
+    return (mean - chance) / (1 - chance)
+
+
+@pytest.mark.parametrize("hashing", ["random", "universal", "balanced"])
+def test_unbiased_mean_and_its_variance_in_simulation(hashing):
+    n_classes, n_buckets, n_repetitions, n_tables = 400, 16, 6, 2000
+    rng = np.random.default_rng(0)
+    # Few classes at random places: the collisions of Carter-Wegman functions are
+    # independent in pairs only, and those of classes whose distances have a simple
+    # ratio (k - 1 and k + 1 with k) go together, which makes the variance larger.
+    p = np.zeros(n_classes)
+    some = rng.choice(n_classes, 10, replace=False)
+    p[some] = np.sort(rng.dirichlet(np.ones(10)))[::-1]
+    absent = np.flatnonzero(p == 0)[[5, 200]]
+    classes = np.append(some[[0, 4, 9]], absent)
+    chance = 1 / n_buckets
+    if hashing == "balanced":
+        chance = (n_classes - n_buckets) / (n_buckets * (n_classes - 1))
+    estimates = []
+    for row in rng.integers(1 << 31, size=(n_tables, n_repetitions)):
+        if hashing == "random":
+            table = rng.integers(n_buckets, size=(n_classes, n_repetitions))
+        else:
+            table = _hashing.draw_table(n_classes, n_buckets, row, hashing)
+        estimates.append(mean_estimates(p, table, n_buckets, classes, chance))
+    expected = [
+        (np.sum(p**2) - p[i] ** 2) / (n_repetitions * (n_buckets - 1)) for i in classes
+    ]
+    error = np.sqrt(np.array(expected) / n_tables)
+    # Four standard errors.
+    assert (np.abs(np.mean(estimates, axis=0) - p[classes]) < 4 * error).all()
+    # A variance of 2,000 skewed values: its relative standard error is about
+    # sqrt(kurtosis / n), 5 %.  Balanced columns never have more.
+    ratio = np.var(estimates, axis=0) / expected
+    assert (ratio < 1.25).all()
+    assert hashing == "balanced" or (ratio > 0.8).all()
+
+
+def test_mean_probabilities_of_exact_buckets_are_unbiased_and_sum_to_one():
+    n_classes, n_buckets, n_repetitions = 24, 4, 30
+    model = exact(n_classes, n_repetitions, n_buckets, decoder="mean")
+    rng = np.random.default_rng(0)
+    P = rng.dirichlet(np.full(n_classes, 50.0), size=20)
+    mean = np.zeros_like(P)
+    for column in model.bucket_table_.T:
+        buckets = P @ (column[:, None] == np.arange(n_buckets))
+        buckets = (1 - SMOOTHING) * buckets + SMOOTHING / n_buckets
+        mean += buckets[:, column] / n_repetitions
+    chance = (n_classes - n_buckets) / (n_buckets * (n_classes - 1))
+    expected = (mean - chance) / (1 - chance)
+    assert expected.min() > 0  # nothing is clipped
+    assert_allclose(expected.sum(axis=1), 1, rtol=1e-12)
+    # The scores are float32.
+    assert_allclose(model.predict_proba(P), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("decoder", ["mean", "log_mean"])
+def test_a_certain_class_is_recognised_from_exact_buckets(decoder):
+    model = exact(30, 4, 6, decoder=decoder)
+    assert_array_equal(model.predict(np.eye(30)), np.arange(30))
+
+
+class UniformBuckets(ExactBuckets):
+    """Knows nothing."""
+
+    def predict_proba(self, X):
+        return np.full((len(X), self.classes_.size), 1 / self.classes_.size)
+
+
+@pytest.mark.parametrize("hashing", ["balanced", "clustered", "universal"])
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("n_buckets", [2, 3, 4, 5, 7, 12])
+def test_probabilities_sum_to_one_where_the_buckets_know_nothing(
+    hashing, decoder, n_buckets
+):
+    X, y = np.eye(24), np.arange(24) % 12
+    for n_repetitions in (6, 7):
+        model = MACHClassifier(
+            UniformBuckets(),
+            hashing=hashing,
+            decoder=decoder,
+            n_repetitions=n_repetitions + 8 * (n_buckets == 2),
+            n_buckets=n_buckets,
+            random_state=n_repetitions,
+        )
+        proba = model.fit(X, y).predict_proba(X)
+        assert np.isfinite(proba).all()
+        assert_allclose(proba.sum(axis=1), 1, rtol=1e-9)
+        if hashing != "universal" and decoder != "mean":
+            # float32 scores; the unbiased estimate is a difference of nothings.
+            assert_allclose(proba, 1 / 12, rtol=1e-4)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("n_repetitions", [5, 6, 7])
+def test_predictions_agree_on_scores_that_differ_by_a_rounding_error(
+    decoder, n_repetitions
+):
+    model = exact(12, n_repetitions, 4, decoder=decoder)
+    P = 1 + 1e-6 * np.random.default_rng(0).standard_normal((2000, 12))
+    P /= P.sum(axis=1, keepdims=True)
+    predicted = model.predict(P)
+    assert_array_equal(predicted, model.decision_function(P).argmax(axis=1))
+    if decoder != "mean":  # nearly zero less chance, where zeros may be clipped
+        assert_array_equal(predicted, model.predict_proba(P).argmax(axis=1))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("n_repetitions", [4, 5])
+def test_decoders_equal_the_reference_on_base_classifiers(
+    blobs, decoder, n_repetitions
+):
+    X, y = blobs(90, 8, 9, noise=1.0)
+    model = MACHClassifier(
+        LogisticRegression(),
+        n_repetitions=n_repetitions,
+        n_buckets=4,
+        decoder=decoder,
+        random_state=0,
+    ).fit(X, y)
+    proba = np.stack([e.predict_proba(X) for e in model.estimators_], axis=1)
+    proba = (1 - SMOOTHING) * proba + SMOOTHING / 4
+    scores = np.log(proba) if decoder == "log_mean" else proba
+    merge = "sum" if "mean" in decoder else decoder
+    expected = reference.class_scores(scores, model.bucket_table_, merge)
+    if merge == "sum":
+        expected = expected / n_repetitions
+    # Sums of a few float32 numbers.
+    assert_allclose(model.decision_function(X), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_weights_reproduce_the_scores(blobs, decoder, sparse):
+    X, y = blobs(90, 8, 9, sparse=sparse)
+    model = MACHClassifier(
+        n_repetitions=3, n_buckets=4, decoder=decoder, random_state=0
+    ).fit(X, y)
+    assert model.coef_.shape == (3, 4, 8)
+    assert model.intercept_.shape == (3, 4)
+    rows = X.toarray() if sparse else X
+    logits = np.einsum("nd,rbd->nrb", rows, model.coef_.astype(float))
+    logits += model.intercept_
+    transform = log_softmax if decoder == "log_mean" else softmax
+    merge = "sum" if "mean" in decoder else decoder
+    expected = reference.class_scores(
+        transform(logits, axis=2), model.bucket_table_, merge
+    )
+    if merge == "sum":
+        expected = expected / 3
+    # Logits of some tens in float32.
+    assert_allclose(model.decision_function(X), expected, rtol=1e-5, atol=2e-5)
+
+
+def test_log_mean_probabilities_are_the_documented_softmax(blobs):
+    X, y = blobs(90, 8, 9)
+    model = MACHClassifier(n_repetitions=3, n_buckets=4, random_state=0).fit(X, y)
+    scores = model.decision_function(X).astype(float)
+    expected = softmax(scores * np.log(9) / np.log(4), axis=1)
+    # The scores are float32, of some tens.
+    assert_allclose(model.predict_proba(X), expected, rtol=1e-5)
+    assert_allclose(model.predict_log_proba(X), np.log(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize(
+    "base", [None, LogisticRegression(), DecisionTreeClassifier(max_depth=3)]
+)
+@pytest.mark.parametrize("n_classes", [2, 9])
+def test_all_predictions_agree(blobs, decoder, base, n_classes):
+    X, y = blobs(90, 5, n_classes, noise=1.5)
+    names = np.array([f"class {i}" for i in range(n_classes)])
+    model = MACHClassifier(
+        base, n_repetitions=4, n_buckets=3, decoder=decoder, random_state=0
+    ).fit(X, names[y])
+    proba, scores = model.predict_proba(X), model.decision_function(X)
+    assert proba.shape == (90, n_classes)
+    assert_allclose(proba.sum(axis=1), 1, rtol=1e-12)
+    assert (proba >= 0).all()
+    predicted = model.predict(X)
+    assert_array_equal(predicted, names[proba.argmax(axis=1)])
+    labels, values = model.predict_topk(X, k=n_classes, return_scores=True)
+    assert_array_equal(labels[:, 0], predicted)
+    assert_array_equal(labels, model.predict_topk(X, k=n_classes))
+    if n_classes == 2:
+        assert_array_equal(predicted, names[(scores > 0).astype(int)])
+        assert_array_equal(np.abs(scores), values[:, 0] - values[:, 1])
+    else:
+        assert_array_equal(predicted, names[scores.argmax(axis=1)])
+        order = np.argsort(-scores, axis=1, kind="stable")
+        assert_array_equal(labels, names[order])
+        assert_array_equal(values, np.take_along_axis(scores, order, axis=1))
+    assert model.score(X, names[y]) == np.mean(predicted == names[y])
+
+
+@pytest.mark.parametrize("k", [0, -1, 7, 2.0, "2", None])
+def test_bad_k_is_refused(blobs, k):
+    X, y = blobs(60)
+    model = MACHClassifier(max_iter=1).fit(X, y)
+    with pytest.raises(ValueError, match="k must be an integer from 1 to .* 6; got"):
+        model.predict_topk(X, k=k)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+def test_chunks_of_rows_change_nothing(blobs, sparse, base):
+    if sparse and base is not None:
+        base = MultinomialNB()
+    X, y = blobs(203, 8, 12, sparse=sparse)
+    X = abs(X)
+    model = MACHClassifier(base, n_repetitions=5, n_buckets=4, random_state=0)
+    model.fit(X, y)
+    labels, scores = model.predict_topk(X, k=4, return_scores=True)
+    everything = model.decision_function(X)
+    with config_context(working_memory=0.003):  # 3 kB: a few rows at a time
+        for n_jobs in (1, 2):
+            model.set_params(n_jobs=n_jobs)
+            few = model.predict_topk(X, k=4, return_scores=True)
+            assert_array_equal(few[0], labels)
+            assert_array_equal(few[1], scores)
+            assert_array_equal(model.decision_function(X), everything)
+    one_by_one = [model.decision_function(X[i : i + 1])[0] for i in range(0, 203, 20)]
+    assert_array_equal(one_by_one, everything[::20])
+
+
+# Base classifiers -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        LogisticRegression(),
+        LinearSVC(),
+        SGDClassifier(),
+        DecisionTreeClassifier(),
+        GaussianNB(),
+        KNeighborsClassifier(),
+        make_pipeline(StandardScaler(), LogisticRegression()),
+    ],
+)
+@pytest.mark.parametrize("n_buckets", [2, 5])
+def test_base_classifiers_learn(blobs, base, n_buckets):
+    X, y = blobs(200, sparse=False)
+    model = MACHClassifier(base, n_repetitions=8, n_buckets=n_buckets, random_state=0)
+    model.fit(X[:150], y[:150])
+    assert len(model.estimators_) == 8
+    for r, estimator in enumerate(model.estimators_):
+        assert_array_equal(estimator.classes_, np.unique(model.bucket_table_[:, r]))
+    assert model.score(X[150:], y[150:]) > 0.85
+    assert not hasattr(base, "classes_")
+
+
+def test_a_base_with_only_decision_function_gets_its_softmax(blobs):
+    X, y = blobs(90, 8, 9)
+    for n_buckets in (2, 3):
+        model = MACHClassifier(
+            LinearSVC(), n_repetitions=5, n_buckets=n_buckets, decoder="mean"
+        )
+        model.set_params(random_state=0).fit(X, y)
+        expected = 0
+        for estimator, column in zip(
+            model.estimators_, model.bucket_table_.T, strict=True
+        ):
+            values = estimator.decision_function(X)
+            if n_buckets == 2:
+                proba = 1 / (1 + np.exp(-values))
+                proba = np.column_stack([1 - proba, proba])
+            else:
+                proba = softmax(values, axis=1)
+            proba = (1 - SMOOTHING) * proba + SMOOTHING / n_buckets
+            expected = expected + proba[:, column] / 5
+        # float32 sums.
+        assert_allclose(model.decision_function(X), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_zero_probabilities_of_trees_make_no_class_impossible(blobs, decoder):
+    X, y = blobs(90, 8, 9, noise=2.0)
+    model = MACHClassifier(
+        DecisionTreeClassifier(), n_repetitions=4, n_buckets=3, decoder=decoder
+    ).fit(X, y)
+    assert any((e.predict_proba(X) == 0).any() for e in model.estimators_)
+    assert np.isfinite(model.decision_function(X)).all()
+    if decoder != "mean":  # where negative estimates become zero
+        assert np.isfinite(model.predict_log_proba(X)).all()
+
+
+def test_weights_reach_the_base_classifiers(blobs):
+    X, y = blobs(60)
+    weight = np.random.default_rng(0).uniform(0.1, 5, 60)
+    regression = LogisticRegression(tol=1e-8, max_iter=1000)
+    model = MACHClassifier(regression, n_repetitions=1, random_state=0)
+    model.fit(X, y, sample_weight=weight)
+    buckets = model.bucket_table_[y, 0]
+    alone = clone(regression).fit(X, buckets, sample_weight=weight)
+    assert_allclose(model.estimators_[0].coef_, alone.coef_, rtol=1e-6)
+    by_class = {0: 10.0, 3: 0.1}
+    model.set_params(class_weight=by_class).fit(X, y, sample_weight=weight)
+    weight *= [by_class.get(i, 1.0) for i in y]
+    alone.fit(X, model.bucket_table_[y, 0], sample_weight=weight)
+    assert_allclose(model.estimators_[0].coef_, alone.coef_, rtol=1e-6)
+
+
+def test_routed_weights_reach_the_base_classifiers(blobs):
+    X, y = blobs(60)
+    weight = np.random.default_rng(0).uniform(0.1, 5, 60)
+    plain = MACHClassifier(LogisticRegression(), n_repetitions=2, random_state=0)
+    expected = plain.fit(X, y, sample_weight=weight).decision_function(X)
+    with config_context(enable_metadata_routing=True):
+        base = LogisticRegression().set_fit_request(sample_weight=True)
+        routed = MACHClassifier(base, n_repetitions=2, random_state=0)
+        routed.fit(X, y, sample_weight=weight)
+        assert_array_equal(routed.decision_function(X), expected)
+        with pytest.raises(UnsetMetadataPassedError, match="sample_weight"):
+            clone(plain).fit(X, y, sample_weight=weight)
+        built_in = MACHClassifier(max_iter=1, random_state=0)
+        built_in.fit(X, y, sample_weight=weight)
+        search = GridSearchCV(
+            built_in.set_fit_request(sample_weight=True).set_score_request(
+                sample_weight=False
+            ),
+            {"max_iter": [1, 2]},
+            cv=2,
+        )
+        search.fit(X, y, sample_weight=weight)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fit", "cause"),
+    [
+        ({}, {"sample_weight": np.ones(60)}, "sample_weight"),
+        ({"class_weight": {0: 2.0}}, {}, "class_weight"),
+    ],
+)
+def test_weights_for_a_base_that_takes_none_are_refused(blobs, parameters, fit, cause):
+    X, y = blobs(60)
+    model = MACHClassifier(KNeighborsClassifier(), **parameters)
+    with pytest.raises(ValueError, match=f"{cause} was passed.*takes no sample_weight"):
+        model.fit(X, y, **fit)
+
+
+# Growing ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_added_repetitions_equal_one_fit(blobs, sparse, n_jobs):
+    X, y = blobs(310, 17, 40, sparse=sparse)
+    model = MACHClassifier(
+        n_buckets=11, max_iter=2, random_state=0, n_jobs=n_jobs, n_repetitions=9
+    )
+    whole = clone(model).fit(X, y)
+    grown = clone(model).set_params(warm_start=True, n_repetitions=2).fit(X, y)
+    for n_repetitions in (3, 9):
+        grown.set_params(n_repetitions=n_repetitions).fit(X, y)
+    assert_same_model(grown, whole)
+
+
+def test_added_base_classifiers_equal_one_fit(blobs):
+    X, y = blobs(60)
+    model = MACHClassifier(
+        SGDClassifier(), n_repetitions=5, n_buckets=3, random_state=0
+    )
+    whole = clone(model).fit(X, y)
+    grown = clone(model).set_params(warm_start=True, n_repetitions=2).fit(X, y)
+    kept = list(grown.estimators_)
+    grown.set_params(n_repetitions=5).fit(X, y)
+    assert grown.estimators_[:2] == kept
+    assert_array_equal(grown.decision_function(X), whole.decision_function(X))
+
+
+@pytest.mark.parametrize("base", [None, LogisticRegression()])
+def test_warm_start_that_adds_nothing_warns_and_keeps_the_model(blobs, base):
+    X, y = blobs(60)
+    model = MACHClassifier(base, n_repetitions=2, n_buckets=3, warm_start=True)
+    scores = model.set_params(random_state=0).fit(X, y).decision_function(X)
+    with pytest.warns(UserWarning, match="trains nothing. Raise n_repetitions"):
+        model.fit(X, y)
+    assert_array_equal(model.decision_function(X), scores)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_buckets": 4}, "n_buckets must stay 3"),
+        ({"n_repetitions": 2}, "n_repetitions must be at least 3"),
+    ],
+)
+def test_warm_start_refuses_other_sizes(blobs, parameters, message):
+    X, y = blobs(60)
+    model = MACHClassifier(n_repetitions=3, n_buckets=3, warm_start=True, max_iter=1)
+    model.fit(X, y).set_params(**parameters)
+    with pytest.raises(ValueError, match=message):
+        model.fit(X, y)
+
+
+def test_warm_start_refuses_other_classes_features_and_tables(blobs):
+    X, y = blobs(60)
+    model = MACHClassifier(n_repetitions=3, n_buckets=3, warm_start=True, max_iter=1)
+    model.fit(X, y).set_params(n_repetitions=4)
+    with pytest.raises(ValueError, match="classes of the previous fit: 6 then, 5 now"):
+        model.fit(X, y % 5)
+    with pytest.raises(ValueError, match="X has 11 features"):
+        model.fit(X[:, :11], y)
+    model = MACHClassifier(hashing=TABLE, warm_start=True, max_iter=1).fit(X, y)
+    other = np.column_stack([TABLE[::-1], TABLE])  # the first columns are not the same
+    with pytest.raises(ValueError, match="warm_start"):
+        model.set_params(hashing=other).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(None, LogisticRegression()), (LogisticRegression(), None)],
+)
+def test_warm_start_refuses_another_kind_of_learner(blobs, before, after):
+    X, y = blobs(60)
+    model = MACHClassifier(before, n_repetitions=2, n_buckets=3, warm_start=True)
+    model.fit(X, y).set_params(estimator=after, n_repetitions=3)
+    with pytest.raises(ValueError, match="warm_start"):
+        model.fit(X, y)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_partial_fit_learns_from_blocks(blobs, sparse):
+    X, y = blobs(600, 12, 20, noise=0.5, sparse=sparse)
+    model = MACHClassifier(n_repetitions=6, n_buckets=5, random_state=0)
+    reached = clone(model).fit(X, y).score(X, y)
+    assert reached > 0.9
+    for _ in range(5):
+        for start in range(0, 600, 150):
+            rows = slice(start, start + 150)
+            model.partial_fit(X[rows], y[rows], classes=np.arange(20))
+    assert model.score(X, y) > reached - 0.05
+    assert model.n_iter_ == 20
+
+
+def test_partial_fit_of_counts_equals_fit(blobs):
+    X, y = blobs(120)
+    X = abs(X)
+    model = MACHClassifier(MultinomialNB(), n_repetitions=4, n_buckets=3)
+    model.set_params(hashing="balanced", random_state=0)
+    whole = clone(model).fit(X, y).decision_function(X)
+    order = np.argsort(y, kind="stable")  # most blocks lack most classes
+    for start in range(0, 120, 30):
+        rows = order[start : start + 30]
+        model.partial_fit(X[rows], y[rows], classes=np.arange(6))
+    # Counts are added in another order.
+    assert_allclose(model.decision_function(X), whole, rtol=1e-5)
+
+
+def test_partial_fit_predicts_classes_it_has_not_seen(blobs):
+    X, y = blobs(60)
+    for base in (None, MultinomialNB()):
+        model = MACHClassifier(base, n_repetitions=3, n_buckets=3, random_state=0)
+        few = y < 3
+        model.partial_fit(abs(X)[few], y[few], classes=range(6))
+        assert_array_equal(model.classes_, np.arange(6))
+        assert np.isfinite(model.decision_function(abs(X))).all()
+
+
+def test_partial_fit_messages(blobs):
+    X, y = blobs(60)
+    model = MACHClassifier(n_repetitions=3, n_buckets=3, random_state=0)
+    with pytest.raises(ValueError, match="classes must be passed at the first call"):
+        model.partial_fit(X, y)
+    with pytest.raises(ValueError, match=r"labels that are not in classes: \[4, 5\]"):
+        model.partial_fit(X, y, classes=range(4))
+    assert not hasattr(model, "classes_")
+    model.partial_fit(X, y, classes=range(6))
+    with pytest.raises(ValueError, match="not the 6 of the first call"):
+        model.partial_fit(X, y, classes=range(7))
+    with pytest.raises(ValueError, match="'balanced' is not known block by block"):
+        model.set_params(class_weight="balanced").partial_fit(X, y)
+    lazy = MACHClassifier(LogisticRegression())
+    assert not hasattr(lazy, "partial_fit")
+    assert hasattr(MACHClassifier(MultinomialNB()), "partial_fit")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("alpha", [0, 0.1])
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_failing_partial_fit_leaves_the_model_untouched(blobs, sparse, alpha, n_jobs):
+    X, y = blobs(60, sparse=sparse)
+    model = MACHClassifier(
+        n_repetitions=4, n_buckets=3, alpha=alpha, random_state=0, n_jobs=n_jobs
+    )
+    model.partial_fit(X, y, classes=range(6))
+    twin = pickle.loads(pickle.dumps(model))
+    model.set_params(learning_rate=1e38)
+    if sparse:  # a block that touches one feature only
+        few = sp.csr_matrix(X.toarray() * (np.arange(12) == 3))
+    else:
+        few = X
+    with pytest.raises(ValueError, match="learning_rate"):
+        model.partial_fit(few * 100, y)
+    with pytest.raises(ValueError, match="not in classes"):
+        model.partial_fit(X, y + 1)
+    model.set_params(learning_rate="auto")
+    assert_same_model(model, twin)
+    assert_same_model(model.partial_fit(X, y), twin.partial_fit(X, y))
+
+
+def test_a_failing_partial_fit_of_base_classifiers_leaves_the_model_untouched(blobs):
+    X, y = blobs(60)
+    X = abs(X)
+    table = np.array([[0, 1], [1, 0], [2, 1], [0, 0], [1, 2], [2, 2]])
+    model = MACHClassifier(FailingLater(), hashing=table, random_state=0)
+    model.partial_fit(X, y, classes=range(6))
+    scores = model.decision_function(X)
+    with pytest.raises(ValueError, match="out of order"):
+        model.partial_fit(X[y == 0], y[y == 0])
+    assert_array_equal(model.decision_function(X), scores)
+
+
+# Bad input --------------------------------------------------------------------------
+
+
+def bad(X, y, what):
+    """X and y with one thing wrong."""
+    X, y = X.copy(), y.copy()
+    if what == "NaN":
+        X[3, 2] = np.nan
+    elif what == "infinity":
+        X[3, 2] = -np.inf
+    elif what == "complex":
+        X = X + 1j
+    elif what == "no rows":
+        X, y = X[:0], y[:0]
+    elif what == "no columns":
+        X = X[:, :0]
+    elif what == "lengths":
+        y = y[:-1]
+    elif what == "one dimension":
+        X = X[:, 0]
+    elif what == "three dimensions":
+        X = X[:, :, None]
+    elif what == "multi-output":
+        y = np.column_stack([y, y])
+    elif what == "NaN label":
+        y = np.where(y == 2, np.nan, y)
+    elif what == "infinite label":
+        y = np.where(y == 2, np.inf, y)
+    elif what == "None label":
+        y = np.where(y == 2, None, y.astype(object))
+    elif what == "None among strings":
+        y = np.where(y == 2, None, y.astype(str).astype(object))
+    elif what == "NaN among strings":
+        y = np.where(y == 2, np.nan, y.astype(str).astype(object))
+    elif what == "NaN among objects":
+        y = np.where(y == 2, np.nan, y.astype(object))
+    elif what == "NA":
+        y = pd.Series(y.astype(str), dtype="string").where(y != 2)
+    elif what == "NA among numbers":
+        y = pd.Series(y, dtype="Int64").where(y != 2)
+    elif what == "NA among objects":
+        y = np.where(y == 2, pd.NA, y.astype(str).astype(object))
+    elif what == "mixed":
+        y = np.where(y == 2, "two", y.astype(object))
+    elif what == "continuous":
+        y = y + 0.5
+    elif what == "no y":
+        y = None
+    return X, y
+
+
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("NaN", "Input X contains NaN"),
+        ("infinity", "Input X contains infinity"),
+        ("complex", "Complex data not supported"),
+        ("no rows", r"Found array with 0 sample\(s\)"),
+        ("no columns", r"(0 feature\(s\)|at least one feature)"),
+        ("lengths", "inconsistent numbers of samples"),
+        ("one dimension", "Expected 2D array, got 1D array"),
+        ("three dimensions", "dim 3|3D|3 dim"),
+        ("multi-output", "y should be a 1d array"),
+        ("NaN label", "Input y contains NaN"),
+        ("infinite label", "Input y contains infinity"),
+        ("None label", "y .*missing values"),
+        ("None among strings", "y .*missing values"),
+        ("NaN among strings", "NaN|missing values"),
+        ("NaN among objects", "NaN|missing values"),
+        ("NA", "y .*(NaN|missing values)"),
+        ("NA among numbers", "y .*(NaN|missing values)"),
+        ("NA among objects", "y .*(NaN|missing values)"),
+        ("mixed", "mixes labels|Unknown label type"),
+        ("continuous", "Unknown label type: continuous"),
+        ("no y", "requires y to be passed"),
+    ],
+)
+@pytest.mark.parametrize("base", [None, LogisticRegression()])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_bad_data_is_refused(blobs, what, message, base, method):
+    X, y = bad(*blobs(60, sparse=False), what)
+    model = MACHClassifier(base, n_buckets=3)
+    if method == "fit":
+        with pytest.raises(ValueError, match=message):
+            model.fit(X, y)
+    elif base is None:
+        with pytest.raises(ValueError, match=message):
+            model.partial_fit(X, y, classes=range(6))
+    assert not hasattr(model, "classes_")
+    assert not hasattr(model, "n_features_in_")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+@pytest.mark.parametrize(
+    "method", ["predict", "predict_proba", "decision_function", "predict_topk"]
+)
+def test_bad_rows_are_refused_at_prediction(blobs, method, base, sparse):
+    X, y = blobs(60, sparse=False)
+    model = MACHClassifier(base, n_buckets=3, random_state=0)
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        getattr(model, method)(X)
+    predict = getattr(model.fit(X, y), method)
+    if sparse:
+        if base is not None:
+            with pytest.raises(TypeError, match="[Ss]parse data was passed"):
+                predict(sp.csr_matrix(X))
+            return
+        with pytest.raises(ValueError, match="X has 11 features, but .* 12 features"):
+            predict(sp.csr_matrix(X[:, :11]))
+        X = sp.csr_matrix(X)
+        X.data[0] = np.nan
+        with pytest.raises(ValueError, match="Input X contains NaN"):
+            predict(X)
+        return
+    with pytest.raises(ValueError, match="X has 11 features, but .* 12 features"):
+        predict(X[:, :11])
+    for what, message in [
+        ("NaN", "Input X contains NaN"),
+        ("infinity", "Input X contains infinity"),
+        ("complex", "Complex data not supported"),
+        ("no rows", r"Found array with 0 sample\(s\)"),
+        ("one dimension", "Expected 2D array, got 1D array"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            predict(bad(X, y, what)[0])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_buckets": 1}, "'n_buckets' parameter .* Got 1 instead"),
+        ({"n_buckets": 2.5}, "'n_buckets' parameter .* Got 2.5 instead"),
+        ({"n_repetitions": 0}, "'n_repetitions' parameter .* Got 0 instead"),
+        ({"hashing": "murmur"}, "'hashing' parameter .* Got 'murmur' instead"),
+        ({"decoder": "max"}, "'decoder' parameter .* Got 'max' instead"),
+        ({"learning_rate": 0}, "'learning_rate' parameter .* Got 0 instead"),
+        ({"max_iter": 0}, "'max_iter' parameter .* Got 0 instead"),
+        ({"alpha": -1}, "'alpha' parameter .* Got -1 instead"),
+        ({"validation_fraction": 1.0}, "'validation_fraction' parameter"),
+        ({"class_weight": "auto"}, "'class_weight' parameter"),
+        (
+            {"n_repetitions": 2, "n_buckets": 2},
+            "n_repetitions=2 with n_buckets=2 cannot tell 6 classes apart.*only 4 "
+            "combinations.*Use n_repetitions=3 or more, or more buckets",
+        ),
+        ({"device": "cuda"}, "device='cuda' cannot be used"),
+        ({"device": "gpu"}, "device='gpu' cannot be used"),
+        ({"estimator": LinearRegression()}, "LinearRegression.* is not a classifier"),
+        ({"estimator": LogisticRegression}, "is not a classifier. Pass an instance"),
+        ({"estimator": "tree"}, "'estimator' parameter"),
+        (
+            {"early_stopping": True, "validation_fraction": 0.99},
+            "validation_fraction=0.99 of 60 rows leaves none to train on",
+        ),
+    ],
+)
+def test_bad_parameters_are_refused(blobs, parameters, message):
+    X, y = blobs(60)
+    with pytest.raises(ValueError, match=message):
+        MACHClassifier(**parameters).fit(X, y)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_as_many_classes_as_rows_are_nothing_to_warn_of(method):
+    # scikit-learn takes such labels for the targets of a regression.
+    model = MACHClassifier(n_repetitions=3, n_buckets=5, max_iter=1, random_state=0)
+    classes = {"classes": range(30)} if method == "partial_fit" else {}
+    getattr(model, method)(np.eye(30), np.arange(30), **classes)
+    assert model.classes_.size == 30
+
+
+def test_the_smallest_number_of_repetitions_in_the_message_is_accepted(blobs):
+    X, y = blobs(100, 6, 50)
+    model = MACHClassifier(n_repetitions=2, n_buckets=3, max_iter=1)
+    with pytest.raises(ValueError) as error:
+        model.fit(X, y)
+    least = int(re.search(r"Use n_repetitions=(\d+)", str(error.value))[1])
+    assert 3 ** (least - 1) < 50 <= 3**least
+    model.set_params(n_repetitions=least).fit(X, y)
+    assert model.bucket_table_.shape == (50, least)
+
+
+def test_a_base_that_cannot_score_is_refused(blobs):
+    class OnlyPredicts(ClassifierMixin, BaseEstimator):
+        def fit(self, X, y):
+            return self
+
+        def predict(self, X):
+            return np.zeros(len(X))
+
+    X, y = blobs(60)
+    with pytest.raises(ValueError, match="neither predict_proba nor decision_function"):
+        MACHClassifier(OnlyPredicts()).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("weight", "message"),
+    [
+        (np.zeros(60), "[Zz]ero.*weight|weight.*zero"),
+        (-np.ones(60), "Negative values in data passed to `sample_weight`"),
+        (np.ones(59), "sample_weight.shape"),
+        (np.full(60, np.nan), "sample_weight contains NaN"),
+        (np.ones((60, 1)), "Sample weights must be 1D"),
+    ],
+)
+@pytest.mark.parametrize("base", [None, LogisticRegression()])
+def test_bad_weights_are_refused(blobs, weight, message, base):
+    X, y = blobs(60)
+    with pytest.raises(ValueError, match=message):
+        MACHClassifier(base).fit(X, y, sample_weight=weight)
+
+
+def test_class_weights_that_are_all_zero_are_refused(blobs):
+    X, y = blobs(60)
+    model = MACHClassifier(class_weight=dict.fromkeys(range(6), 0.0))
+    with pytest.raises(ValueError, match="[Zz]ero.*weight|weight.*zero"):
+        model.fit(X, y)
+
+
+@pytest.mark.parametrize("base", [None, LogisticRegression()])
+def test_a_failed_fit_leaves_the_model_untouched(blobs, base):
+    X, y = blobs(60)
+    model = MACHClassifier(base, n_repetitions=3, n_buckets=3, random_state=0)
+    state = dict(model.fit(X, y).__dict__)
+    scores = model.decision_function(X)
+    wider, others = blobs(80, 14, 30)
+    with pytest.raises(ValueError, match="cannot tell 30 classes apart"):
+        model.fit(wider, others)
+    with pytest.raises(ValueError, match="NaN"):
+        model.fit(wider, np.where(others == 2, np.nan, others))
+    with pytest.raises(ValueError, match="not a classifier"):
+        model.set_params(estimator=LinearRegression()).fit(wider, others)
+    model.set_params(estimator=base)
+    if base is None:
+        with pytest.raises(ValueError, match="smaller learning_rate"):
+            model.set_params(learning_rate=1e38).fit(100 * wider, others % 5)
+        model.set_params(learning_rate="auto")
+    else:
+        with pytest.raises(ValueError, match="C"):
+            model.set_params(estimator=LogisticRegression(C=-1)).fit(wider, others % 5)
+        model.set_params(estimator=base)
+    assert model.__dict__.keys() == state.keys()
+    assert model.n_features_in_ == 12
+    assert_array_equal(model.classes_, np.arange(6))
+    assert_array_equal(model.decision_function(X), scores)
+
+
+# Memory -----------------------------------------------------------------------------
+
+
+def test_weights_larger_than_the_free_memory_are_refused(blobs, monkeypatch):
+    X, y = blobs(600, 50, 300)
+    free = 51 * 4 * 100  # a hundred columns of weights
+    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: free)
+    model = MACHClassifier(n_repetitions=16, n_buckets=64, max_iter=1)
+    needed = theory.model_bytes(50, 16, 64)
+    with pytest.raises(
+        MemoryError, match=f"{needed} bytes.*only {free} bytes"
+    ) as error:
+        model.fit(X, y)
+    found = re.search(
+        r"n_repetitions=(\d+) with n_buckets=(\d+) would fit", str(error.value)
+    )
+    n_repetitions, n_buckets = int(found[1]), int(found[2])
+    assert n_buckets**n_repetitions >= 300
+    model.set_params(n_repetitions=n_repetitions, n_buckets=n_buckets).fit(X, y)
+    assert model.coef_.nbytes + model.intercept_.nbytes <= free
+
+
+@pytest.mark.parametrize("n_columns", [18, 40, 100, 400, 3000])
+def test_automatic_sizes_fit_in_half_of_the_free_memory(blobs, monkeypatch, n_columns):
+    X, y = blobs(600, 50, 300)
+    free = 2 * 51 * 4 * n_columns
+    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: free)
+    model = MACHClassifier(max_iter=1).fit(X, y)
+    assert model.coef_.nbytes + model.intercept_.nbytes <= free // 2
+    assert np.unique(model.bucket_table_, axis=0).shape[0] == 300
+
+
+def test_too_little_memory_for_any_sizes_is_said(blobs, monkeypatch):
+    X, y = blobs(600, 50, 300)
+    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: 400)
+    with pytest.raises(MemoryError, match="No R and B fit; use fewer features"):
+        MACHClassifier(max_iter=1).fit(X, y)
+
+
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+def test_scores_larger_than_the_free_memory_are_refused(blobs, monkeypatch, base):
+    X, y = blobs(60, sparse=False)
+    model = MACHClassifier(base, random_state=0).fit(X, y)
+    expected = model.predict(X)
+    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: 500)
+    for method, itemsize in (
+        ("decision_function", 4),
+        ("predict_proba", 8),
+        ("predict_log_proba", 8),
+    ):
+        with pytest.raises(MemoryError, match="only 500 bytes .*predict_topk") as error:
+            getattr(model, method)(X)
+        needed = int(re.search(r"take (\d+) bytes", str(error.value))[1])
+        assert needed >= 60 * 6 * itemsize
+    assert_array_equal(model.predict(X), expected)
+    assert_array_equal(model.predict_topk(X, k=6)[:, 0], expected)
+
+
+def test_unknown_free_memory_refuses_nothing(blobs, monkeypatch):
+    X, y = blobs(60)
+    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: None)
+    assert MACHClassifier().fit(X, y).predict_proba(X).shape == (60, 6)
+
+
+def test_model_bytes(blobs):
+    X, y = blobs(60)
+    model = MACHClassifier(n_repetitions=3, n_buckets=4, max_iter=1)
+    with pytest.raises(NotFittedError):
+        _ = model.model_bytes_
+    model.fit(X, y)
+    arrays = model.coef_.nbytes + model.intercept_.nbytes
+    assert theory.model_bytes(12, 3, 4) == arrays
+    assert model.model_bytes_ == arrays + model.bucket_table_.nbytes
+    model = MACHClassifier(LogisticRegression(), n_repetitions=3, n_buckets=4).fit(X, y)
+    coef = sum(estimator.coef_.nbytes for estimator in model.estimators_)
+    assert model.model_bytes_ > coef + model.bucket_table_.nbytes
+
+
+# Forms of input ---------------------------------------------------------------------
+
+
+def int64_indices(X):
+    X.indices, X.indptr = X.indices.astype(np.int64), X.indptr.astype(np.int64)
+    return X
+
+
+def unsorted_indices(X):
+    for start, stop in zip(X.indptr[:-1], X.indptr[1:], strict=True):
+        X.indices[start:stop] = X.indices[start:stop][::-1].copy()
+        X.data[start:stop] = X.data[start:stop][::-1].copy()
+    X.has_sorted_indices = False
+    return X
+
+
+def duplicate_indices(X):
+    halves = np.repeat(X.data / 2, 2), np.repeat(X.indices, 2), X.indptr * 2
+    return type(X)(halves, shape=X.shape)
+
+
+def read_only(X):
+    for array in (X.data, X.indices, X.indptr):
+        array.flags.writeable = False
+    return X
+
+
+@pytest.mark.parametrize("base", [None, SGDClassifier(loss="log_loss")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        int64_indices,
+        unsorted_indices,
+        duplicate_indices,
+        read_only,
+        sp.csc_matrix,
+        sp.csr_array,
+        sp.coo_array,
+    ],
+)
+def test_every_form_of_sparse_rows_gives_the_same(blobs, base, change):
+    X, y = blobs(90, 8, 9)
+    X.data[::3] = 0
+    X.eliminate_zeros()
+    model = MACHClassifier(base, n_repetitions=3, n_buckets=4, random_state=0)
+    expected = model.fit(X, y).decision_function(X)
+    other = change(X.copy())
+    before = pickle.loads(pickle.dumps(other))
+    assert_array_equal(model.decision_function(other), expected)
+    assert_array_equal(model.predict_topk(other, k=9), model.predict_topk(X, k=9))
+    assert_array_equal(model.fit(other, y).decision_function(X), expected)
+    if base is None:
+        model.partial_fit(other, y)
+    assert type(other) is type(before)
+    for name in ("data", "indices", "indptr"):
+        if hasattr(before, name):
+            assert_array_equal(getattr(other, name), getattr(before, name))
+            assert getattr(other, name).dtype == getattr(before, name).dtype
+
+
+@pytest.mark.parametrize("base", [None, LogisticRegression()])
+@pytest.mark.parametrize("form", ["read-only", "Fortran", "strided", "list"])
+def test_every_form_of_dense_rows_gives_the_same(blobs, base, form):
+    X, y = blobs(90, 8, 9, sparse=False)
+    model = MACHClassifier(base, n_repetitions=3, n_buckets=4, random_state=0)
+    expected = model.fit(X, y).decision_function(X)
+    other, labels = X.copy(), y.copy()
+    if form == "read-only":
+        other.flags.writeable = labels.flags.writeable = False
+    elif form == "Fortran":
+        other = np.asfortranarray(other)
+    elif form == "strided":
+        other = np.repeat(other, 2, axis=1)[:, ::2]
+    else:
+        other, labels = other.tolist(), labels.tolist()
+    weight = np.ones(90)
+    weight.flags.writeable = False
+    model.fit(other, labels, sample_weight=weight)
+    assert_array_equal(model.decision_function(other), expected)
+
+
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+@pytest.mark.parametrize(
+    ("X", "y"),
+    [
+        (np.ones((1, 3)), [4]),
+        (np.arange(6.0)[:, None], [1, 1, 1, 1, 1, 1]),
+        (np.arange(6.0)[:, None], [1, 2, 1, 2, 1, 2]),
+        (np.zeros((6, 2)), [0, 1, 2, 3, 4, 5]),
+        (np.eye(3), ["a", "b", "c"]),
+    ],
+)
+def test_the_smallest_problems_fit(base, X, y):
+    if base is not None:
+        base = LinearSVC() if X.any() else DecisionTreeClassifier()
+    model = MACHClassifier(base, n_buckets=2, random_state=0).fit(X, y)
+    assert set(model.predict(X)) <= set(y)
+    proba = model.predict_proba(X)
+    assert proba.shape == (len(X), len(set(y)))
+    assert_allclose(proba.sum(axis=1), 1, rtol=1e-12)
+    assert model.predict_topk(X, k=len(set(y))).shape == proba.shape
+
+
+@pytest.mark.parametrize("base", [None, LogisticRegression()])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array(["b", "aa", "cccc", "d", "e", "f"]),
+        np.array(["b", "aa", "cccc", "d", "e", "f"], dtype=object),
+        np.array([7, -3, 1000, 4, 2, 0], dtype=np.int16),
+        np.array([0.0, 1.0, 5.0, -2.0, 3.0, 4.0]),
+    ],
+)
+def test_labels_keep_their_type(blobs, labels, base):
+    X, y = blobs(60)
+    model = MACHClassifier(base, random_state=0).fit(X, labels[y])
+    assert_array_equal(model.classes_, np.sort(labels))
+    for found in (model.classes_, model.predict(X), model.predict_topk(X, k=2)):
+        assert found.dtype == labels.dtype
+    assert model.score(X, labels[y]) > 0.9
+
+
+def test_pandas_columns_and_labels(blobs):
+    X, y = blobs(60, sparse=False)
+    frame = pd.DataFrame(X, columns=[f"x{j}" for j in range(12)])
+    labels = pd.Series(np.array(list("abcdef"))[y], dtype="string")
+    for base in (None, LogisticRegression()):
+        model = MACHClassifier(base, random_state=0).fit(frame, labels)
+        assert_array_equal(model.feature_names_in_, frame.columns)
+        assert model.score(frame, labels) > 0.9
+        categories = labels.astype("category")
+        assert_array_equal(model.fit(frame, categories).classes_, list("abcdef"))
+        with pytest.raises(ValueError, match="feature names"):
+            model.predict(frame[frame.columns[::-1]])
+        with pytest.warns(UserWarning, match="does not have valid feature names"):
+            model.predict(X)
+
+
+# With the rest of scikit-learn ------------------------------------------------------
+
+ANIMALS = {
+    "cat": "purr whiskers mouse sleep sofa claws",
+    "dog": "bark bone walk leash fetch loyal",
+    "cow": "milk grass moo farm field barn",
+    "fish": "water fins swim gills tank scales",
+    "bird": "wings feathers sing nest fly egg",
+}
+
+
+def sentences(n=60):
+    rng = np.random.default_rng(0)
+    names = rng.permutation(np.resize(list(ANIMALS), n))
+    common = "the a it has and of".split()
+    texts = [
+        " ".join(rng.permutation([*rng.choice(ANIMALS[name].split(), 3), *common]))
+        for name in names
+    ]
+    return texts, names
+
+
+@pytest.mark.parametrize("base", [None, MultinomialNB(), LinearSVC()])
+def test_text_pipeline(base):
+    texts, names = sentences()
+    model = make_pipeline(
+        TfidfVectorizer(), MACHClassifier(base, n_buckets=3, random_state=0)
+    )
+    model.fit(texts[:40], names[:40])
+    assert model.score(texts[40:], names[40:]) > 0.9
+    predicted = model.predict(["a bone and a leash", "feathers of the nest"])
+    assert predicted.tolist() == ["dog", "bird"]
+
+
+def test_grid_search(blobs):
+    X, y = blobs(120)
+    search = GridSearchCV(
+        MACHClassifier(LogisticRegression(), random_state=0),
+        {
+            "n_repetitions": [3, 5],
+            "n_buckets": [2, 4],
+            "estimator__C": [1e-4, 10.0],
+        },
+        cv=KFold(2, shuffle=True, random_state=0),
+    )
+    search.fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_params_["estimator__C"] == 10.0
+    assert search.best_score_ > 0.9
+    assert search.predict(X).shape == (120,)
+
+
+def test_grid_search_of_the_built_in_learner_with_folds_that_lack_classes(blobs):
+    X, y = blobs(90, 8, 30)
+    search = GridSearchCV(
+        MACHClassifier(random_state=0),
+        {
+            "n_repetitions": [4, 6],
+            "n_buckets": [5, 40],
+            "learning_rate": [1e-4, "auto"],
+        },
+        cv=KFold(3, shuffle=True, random_state=0),
+    )
+    search.fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    assert search.best_params_["learning_rate"] == "auto"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"estimator": LogisticRegression(C=3.0), "n_buckets": 3},
+        {"hashing": TABLE, "decoder": "min"},
+    ],
+)
+def test_clone_and_parameters(blobs, parameters):
+    X, y = blobs(60)
+    model = MACHClassifier(random_state=0, **parameters)
+    before = {name: id(value) for name, value in model.get_params(deep=False).items()}
+    scores = model.fit(X, y).decision_function(X)
+    after = {name: id(value) for name, value in model.get_params(deep=False).items()}
+    assert after == before  # fit writes to no parameter
+    copy = clone(model)
+    assert not hasattr(copy, "classes_")
+    assert_array_equal(copy.fit(X, y).decision_function(X), scores)
+    assert "MACHClassifier" in repr(model)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("base", [None, LogisticRegression()])
+@pytest.mark.parametrize("how", ["pickle", "joblib", "memory map"])
+def test_saved_models_predict_the_same(blobs, base, sparse, how, tmp_path):
+    X, y = blobs(60, sparse=sparse)
+    model = MACHClassifier(base, n_repetitions=3, n_buckets=3, random_state=0)
+    model.fit(X, np.array(list("abcdef"))[y])
+    if how == "pickle":
+        loaded = pickle.loads(pickle.dumps(model))
+    else:
+        path = tmp_path / "model.joblib"
+        joblib.dump(model, path)
+        loaded = joblib.load(path, mmap_mode="r" if how == "memory map" else None)
+    assert_array_equal(loaded.predict(X), model.predict(X))
+    assert_array_equal(loaded.decision_function(X), model.decision_function(X))
+    assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
+    assert_array_equal(loaded.predict_topk(X, k=4), model.predict_topk(X, k=4))
+
+
+def test_memory_mapped_models_can_be_grown_and_trained_further(blobs, tmp_path):
+    X, y = blobs(60)
+    model = MACHClassifier(
+        n_repetitions=3, n_buckets=3, random_state=0, warm_start=True
+    ).fit(X, y)
+    joblib.dump(model, tmp_path / "model.joblib")
+    loaded = joblib.load(tmp_path / "model.joblib", mmap_mode="r")
+    for one in (model, loaded):
+        one.set_params(n_repetitions=4).fit(X, y)
+    assert_same_model(loaded, model)
+    loaded = joblib.load(tmp_path / "model.joblib", mmap_mode="r")
+    model = joblib.load(tmp_path / "model.joblib")
+    assert_same_model(loaded.partial_fit(X, y), model.partial_fit(X, y))
+
+
+def test_fitted_attributes_are_plain_arrays_and_numbers(blobs):
+    X, y = blobs(60)
+    model = MACHClassifier(n_repetitions=3, n_buckets=3, random_state=0).fit(X, y)
+    assert model.device_ == "cpu"
+    for name, value in vars(model).items():
+        if name not in model.get_params():
+            plain = (np.ndarray, np.generic, int, float, str, type(None))
+            assert isinstance(value, plain), name
+    stream = io.BytesIO()
+    np.savez(stream, *[v for v in vars(model).values() if isinstance(v, np.ndarray)])
+
+
+def test_no_folder_of_the_caller_is_written(blobs, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    X, y = blobs(60)
+    MACHClassifier(verbose=0).fit(X, y).predict(X)
+    assert not list(Path(tmp_path).iterdir())

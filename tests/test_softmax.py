@@ -1,0 +1,390 @@
+"""The built-in learner against float64 steps written from the formula.
+
+All but two tests go through the estimator, with a step and an order of rows that the
+reference is given too.
+"""
+
+import numba
+import numpy as np
+import pytest
+import reference
+import scipy.sparse as sp
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.utils import check_random_state
+
+from sklearn_mach import MACHClassifier
+from sklearn_mach._compat import njit
+from sklearn_mach._softmax import _exp, _largest
+
+COMPILED = not numba.config.DISABLE_JIT
+SEED = 3
+# float32 keeps 6e-8 of a number; some hundred steps of about one multiply that by far
+# less than a thousand here.
+TOLERANCE = dict(rtol=1e-4, atol=3e-5)
+
+
+@njit
+def exp_of(x):
+    out = np.empty_like(x)
+    for i in range(x.size):
+        out[i] = _exp(x[i])
+    return out
+
+
+@njit
+def largest_of(z):
+    return _largest(z)
+
+
+def problem(n=30, d=7, K=6, seed=0):
+    """Rows with zeros, numbers of classes, weights, and a table of three columns."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, d)) * (rng.random((n, d)) < 0.6)
+    y = np.concatenate([np.arange(K), rng.integers(0, K, n - K)])
+    weight = rng.uniform(0.2, 2, n)
+    table = np.array([[0, 0, 1], [1, 0, 2], [2, 1, 0], [0, 1, 2], [1, 2, 0], [2, 2, 1]])
+    return X, y, weight, table
+
+
+def orders(n_epochs, rows):
+    """The rows in the order of each epoch, which `random_state` alone decides."""
+    seed = check_random_state(SEED).randint(np.iinfo(np.int32).max)
+    return [np.random.default_rng([seed, e]).permutation(rows) for e in range(n_epochs)]
+
+
+def learner(table, **parameters):
+    defaults = dict(hashing=table, tol=None, random_state=SEED, learning_rate=0.3)
+    return MACHClassifier(**(defaults | parameters))
+
+
+def test_exp_has_a_small_relative_error():
+    x = np.linspace(-87, 0, 400_000 if COMPILED else 20_000, dtype=np.float32)
+    edges = np.arange(-125, 1) * np.log(2) + np.array([[-1e-6], [0], [1e-6]])
+    x = np.append(x, edges[edges <= 0].astype(np.float32))
+    assert_allclose(exp_of(x), np.exp(x.astype(np.float64)), rtol=1e-6)
+
+
+def test_exp_of_very_negative_numbers_is_tiny_and_positive():
+    x = np.array([-87.1, -100, -1e4, -3e38, -np.inf], np.float32)
+    found = exp_of(x)
+    assert (found > 0).all()
+    assert (found < 2e-38).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 8, 9, 64, 100])
+@pytest.mark.parametrize("shift", [-1000, 0, 1000])
+def test_largest_is_the_maximum(n, shift):
+    rng = np.random.default_rng(n)
+    for scale in (1e-30, 1, 1e30):
+        z = ((rng.standard_normal(n) + shift) * scale).astype(np.float32)
+        assert largest_of(z) == z.max()
+
+
+@pytest.mark.parametrize(
+    "z", [[-0.0, 0.0], [0.0, -0.0], [-np.inf, -1], [np.inf, 1], [-np.inf], [-3, -2]]
+)
+def test_largest_of_special_numbers(z):
+    assert largest_of(np.array(z, np.float32)) == max(z)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("alpha", [0, 0.05])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_epochs_equal_the_reference(sparse, alpha, weighted):
+    X, y, weight, table = problem()
+    batch_size = 1 if sparse else 4
+    model = learner(table, max_iter=3, alpha=alpha, batch_size=batch_size)
+    if not weighted:
+        weight = np.ones(len(y))
+    model.fit(sp.csr_matrix(X) if sparse else X, y, weight if weighted else None)
+    weight = weight / weight.mean()
+    W, b, n_iter = reference.sgd_fit(
+        X,
+        y,
+        table,
+        3,
+        orders(3, np.arange(len(y))),
+        0.3 * weight,
+        weight,
+        batch_size=batch_size,
+        # The intercept's feature has the mean squared length of the rows.
+        bias=np.average((X**2).sum(axis=1), weights=weight),
+        penalty=0.3 * alpha,
+    )
+    assert_allclose(model.coef_, W, **TOLERANCE)
+    assert_allclose(model.intercept_, b, **TOLERANCE)
+    assert model.n_iter_ == n_iter.max() == 3
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_one_partial_fit_takes_one_step_a_row(sparse):
+    # The step falls with the square root of the number of rows seen, in units of the
+    # first block, here one row.
+    X, y, _, table = problem()
+    X = X[(X != 0).any(axis=1)][:12]
+    y = y[: len(X)]
+    model = learner(table)
+    W, b = np.zeros((3, 3, X.shape[1])), np.zeros((3, 3))
+    for i in range(len(X)):
+        row = X[i : i + 1]
+        model.partial_fit(
+            sp.csr_matrix(row) if sparse else row, y[i : i + 1], classes=np.arange(6)
+        )
+        reference.sgd_epoch(
+            row,
+            y[i : i + 1],
+            table,
+            W,
+            b,
+            np.array([0]),
+            np.array([0.3 / np.sqrt(1 + i)]),
+            (1, 1),
+            bias=(X[0] ** 2).sum(),
+        )
+        assert_allclose(model.coef_, W, **TOLERANCE)
+        assert_allclose(model.intercept_, b, **TOLERANCE)
+
+
+def test_a_step_follows_the_gradient_of_the_loss():
+    # One batch of all rows, so that the step is the gradient of the sum of their
+    # losses, taken here by finite differences at weights that are not zero.
+    X, y, weight, table = problem(n=20, d=4)
+    weight /= weight.mean()
+    model = learner(table, batch_size=20)
+    model.partial_fit(X, y, classes=np.arange(6), sample_weight=weight)
+    before = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
+    assert np.abs(before[0]).max() > 0.5
+    model.partial_fit(X, y, sample_weight=weight)
+    step = 0.3 / np.sqrt(2)
+    bias = np.average((X**2).sum(axis=1), weights=weight)
+    for place, factor in ((0, 1), (1, bias)):
+        after = (model.coef_, model.intercept_)[place]
+        found = (before[place] - after) / (step * factor)
+        expected = np.empty_like(found)
+        for at in np.ndindex(found.shape):
+            losses = []
+            for shift in (1e-5, -1e-5):
+                moved = [before[0].copy(), before[1].copy()]
+                moved[place][at] += shift
+                loss = reference.bucket_loss(X, y, table, *moved, weight)
+                losses.append(loss.sum())
+            expected[at] = (losses[0] - losses[1]) / 2e-5
+        # float32 weights of about one: 1e-7 / step, times the sums of twenty rows.
+        assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.05])
+@pytest.mark.parametrize("learning_rate", [0.3, "auto"])
+def test_dense_rows_one_by_one_equal_sparse_rows(alpha, learning_rate):
+    X, y, weight, table = problem()
+    model = learner(
+        table, max_iter=3, alpha=alpha, batch_size=1, learning_rate=learning_rate
+    )
+    dense = model.fit(X, y, weight)
+    coef, intercept = dense.coef_.copy(), dense.intercept_.copy()
+    sparse = model.fit(sp.csr_matrix(X), y, weight)
+    # "auto" steps are ten times larger, and so are the weights.
+    tolerance = dict(rtol=1e-3, atol=1e-3)
+    if learning_rate != "auto":
+        tolerance = TOLERANCE
+    assert_allclose(sparse.coef_, coef, **tolerance)
+    assert_allclose(sparse.intercept_, intercept, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_float32_and_float64_rows_give_nearly_the_same_weights(sparse, dtype):
+    X, y, _, table = problem()
+    X = X.astype(np.float32).astype(dtype)  # the same numbers in both
+    model = learner(table, max_iter=3, batch_size=4)
+    model.fit(sp.csr_matrix(X) if sparse else X, y)
+    W, b, _ = reference.sgd_fit(
+        X.astype(np.float64),
+        y,
+        table,
+        3,
+        orders(3, np.arange(len(y))),
+        np.full(len(y), 0.3),
+        np.ones(len(y)),
+        batch_size=1 if sparse else 4,
+        bias=(X.astype(np.float64) ** 2).sum(axis=1).mean(),
+    )
+    assert_allclose(model.coef_, W, **TOLERANCE)
+    assert_allclose(model.intercept_, b, **TOLERANCE)
+
+
+def test_auto_step_is_four_for_few_rows_of_unit_length():
+    X, y, _, table = problem()
+    X[(X == 0).all(axis=1), 0] = 1
+    X = sp.csr_matrix(X / np.linalg.norm(X, axis=1, keepdims=True))
+    auto = learner(table, max_iter=3, learning_rate="auto").fit(X, y)
+    coef = auto.coef_.copy()
+    four = learner(table, max_iter=3, learning_rate=4.0).fit(X, y)
+    # Lengths are one but for a rounding error, which larger steps amplify.
+    assert_allclose(coef, four.coef_, rtol=1e-3, atol=1e-3)
+
+
+def test_auto_step_of_a_long_row_is_smaller():
+    # A row four times as long as the others would overshoot sixteen times.
+    X = np.zeros((8, 3))
+    X[np.arange(8), np.arange(8) % 2] = 1
+    X[7] = [0, 0, 4]
+    y = np.array([0, 1, 0, 1, 0, 1, 0, 1])
+    mean_length = (7 + 16) / 8
+    model = MACHClassifier(tol=None, random_state=SEED, max_iter=1)
+    model.fit(sp.csr_matrix(X), y)
+    W, b, _ = reference.sgd_fit(
+        X,
+        y,
+        model.bucket_table_,
+        2,
+        orders(1, np.arange(8)),
+        4 / np.maximum((X**2).sum(axis=1), mean_length),
+        np.ones(8),
+        bias=mean_length,
+    )
+    assert_allclose(model.coef_, W, **TOLERANCE)
+    assert_allclose(model.intercept_, b, **TOLERANCE)
+
+
+def separable(n=36, seed=0):
+    """Rows on which the repetitions reach their best loss at different epochs."""
+    rng = np.random.default_rng(seed)
+    X, y, weight, table = problem(n=n, seed=seed)
+    X[np.arange(n), y % X.shape[1]] += 3 * (y % 3 == 0)
+    return X + 0.1 * rng.standard_normal(X.shape), y, weight, table
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("alpha", [0, 0.02])
+def test_a_repetition_that_no_longer_improves_keeps_its_weights(sparse, alpha):
+    X, y, weight, table = separable()
+    model = learner(
+        table, max_iter=25, tol=0.03, n_iter_no_change=2, batch_size=3, alpha=alpha
+    )
+    model.fit(sp.csr_matrix(X) if sparse else X, y, weight)
+    weight /= weight.mean()
+    W, b, n_iter = reference.sgd_fit(
+        X,
+        y,
+        table,
+        3,
+        orders(25, np.arange(len(y))),
+        0.3 * weight,
+        weight,
+        tol=0.03,
+        n_iter_no_change=2,
+        batch_size=1 if sparse else 3,
+        bias=np.average((X**2).sum(axis=1), weights=weight),
+        penalty=0.3 * alpha,
+    )
+    assert np.unique(n_iter).size > 1  # or the test would say nothing
+    assert n_iter.max() < 25
+    assert model.n_iter_ == n_iter.max()
+    # Twenty epochs of larger rows: ten times the tolerance of a few epochs.
+    assert_allclose(model.coef_, W, rtol=1e-3, atol=3e-4)
+    assert_allclose(model.intercept_, b, rtol=1e-3, atol=3e-4)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_early_stopping_watches_rows_set_aside(sparse):
+    X, y, weight, table = separable()
+    model = learner(
+        table,
+        max_iter=25,
+        tol=0.02,
+        n_iter_no_change=2,
+        batch_size=1,
+        early_stopping=True,
+        validation_fraction=0.25,
+    )
+    model.fit(sp.csr_matrix(X) if sparse else X, y, weight)
+    weight /= weight.mean()
+    seed = check_random_state(SEED).randint(np.iinfo(np.int32).max)
+    shuffled = np.random.default_rng([seed]).permutation(np.arange(len(y)))
+    validation, train = shuffled[:9], shuffled[9:]
+    W, b, n_iter = reference.sgd_fit(
+        X,
+        y,
+        table,
+        3,
+        orders(25, train),
+        0.3 * weight,
+        weight,
+        tol=0.02,
+        n_iter_no_change=2,
+        validation=validation,
+        bias=np.average((X**2).sum(axis=1), weights=weight),
+    )
+    assert n_iter.max() < 25
+    assert model.n_iter_ == n_iter.max()
+    assert_allclose(model.coef_, W, rtol=1e-3, atol=3e-4)
+    assert_allclose(model.intercept_, b, rtol=1e-3, atol=3e-4)
+
+
+def test_a_tolerance_no_epoch_meets_stops_after_n_iter_no_change():
+    X, y, _, table = problem()
+    model = learner(table, max_iter=20, tol=1e6, n_iter_no_change=3).fit(X, y)
+    assert model.n_iter_ == 4  # the first epoch improves on nothing
+    model.set_params(tol=None)
+    assert model.fit(X, y).n_iter_ == 20
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_rows_of_weight_zero_have_no_influence(sparse):
+    X, y, weight, table = problem()
+    weight[10:20] = 0
+    other = X.copy()
+    other[10:20] += 1
+    relabelled = y.copy()
+    relabelled[10:20] = (y[10:20] + 1) % 6
+    model = learner(table, max_iter=3, batch_size=4, alpha=0.01)
+    fitted = []
+    for rows, labels in ((X, y), (other, relabelled)):
+        model.fit(sp.csr_matrix(rows) if sparse else rows, labels, weight)
+        fitted.append((model.coef_.copy(), model.intercept_.copy()))
+    assert_array_equal(fitted[0][0], fitted[1][0])
+    assert_array_equal(fitted[0][1], fitted[1][1])
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_weights_that_are_all_equal_change_nothing(sparse):
+    X, y, _, table = problem()
+    X = sp.csr_matrix(X) if sparse else X
+    model = learner(table, max_iter=2, batch_size=4).fit(X, y)
+    coef = model.coef_.copy()
+    model.fit(X, y, sample_weight=np.full(len(y), 2.0))
+    assert_array_equal(model.coef_, coef)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("scale", [2.0**10, 2.0**-10])
+def test_scaling_the_rows_by_a_power_of_two_scales_the_weights_back(sparse, scale):
+    # Powers of two round nothing, so that the logits are equal bit for bit.
+    X, y, _, table = problem()
+    model = learner(table, max_iter=2, batch_size=4, learning_rate="auto")
+    fitted = []
+    for factor in (1, scale):
+        rows = X * factor
+        model.fit(sp.csr_matrix(rows) if sparse else rows, y)
+        fitted.append((model.coef_ * np.float32(factor), model.intercept_.copy()))
+    if sparse:
+        assert_array_equal(fitted[0][0], fitted[1][0])
+        assert_array_equal(fitted[0][1], fitted[1][1])
+    else:  # the step comes from an eigenvalue, exact to 1e-12, rounded to float32
+        assert_allclose(fitted[0][0], fitted[1][0], rtol=1e-4, atol=1e-4)
+        assert_allclose(fitted[0][1], fitted[1][1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_bucket_probabilities_of_the_weights(sparse):
+    # Decoded by an injective table, so that a class is a bucket.
+    X, y, _, _ = problem()
+    table = np.column_stack([np.arange(6), np.arange(6)[::-1]])
+    rows = sp.csr_matrix(X) if sparse else X
+    model = learner(table, max_iter=3).fit(rows, y)
+    W, b = model.coef_.astype(float), model.intercept_.astype(float)
+    expected = reference.bucket_log_proba(X, W, b)  # (n, R, B)
+    expected = (expected[:, 0, table[:, 0]] + expected[:, 1, table[:, 1]]) / 2
+    # Logits of some tens in float32.
+    assert_allclose(model.decision_function(rows), expected, rtol=1e-5, atol=1e-5)
