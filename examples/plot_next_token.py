@@ -1,7 +1,7 @@
 """
-==============================================
+===========================================
 Next token of Python source, 26,000 classes
-==============================================
+===========================================
 
 Which token comes next in a Python file? The training text is the standard library of
 the Python that runs this script, so nothing is downloaded. Every distinct name, number
@@ -65,9 +65,10 @@ before = np.append(n_names, tokens.target[:-1])
 before[np.diff(tokens.groups, prepend=-1) > 0] = n_names  # a file starts here
 counts = csr_array((np.ones(n), (before[:n], y_train)), shape=(n_names + 1, n_names))
 table = np.empty((n_names + 1, n_top), dtype=int)
-for token, (first, last) in enumerate(zip(counts.indptr, counts.indptr[1:])):
-    order = np.argsort(-counts.data[first:last], kind="stable")[:n_top]
-    best = counts.indices[first:last][order]
+for token in range(n_names + 1):
+    entries = slice(*counts.indptr[token : token + 2])
+    order = np.argsort(-counts.data[entries], kind="stable")[:n_top]
+    best = counts.indices[entries][order]
     table[token] = np.append(best, common[~np.isin(common, best)])[:n_top]
 
 # %%
@@ -91,19 +92,20 @@ for name, values in accuracy.items():
 # %%
 # Ten lines of a test file
 # ------------------------
-# Ten lines of the longest test file, each cut at a random place. Then follow the token
-# that is there and the five most likely ones, best first.
+# Ten lines, of eight tokens or more, of the longest test file. Each is cut at a random
+# place. Then follow the token that is there and the five most likely ones, best first.
 
 names, groups = tokens.target_names, tokens.groups[n:]
 rows = np.flatnonzero(groups == np.bincount(groups).argmax())
 lines = np.split(rows, np.flatnonzero(names[y_test[rows]] == "<NEWLINE>") + 1)
 lines = [line for line in lines if line.size >= 8]
 print(tokens.filenames[groups[rows[0]]])
+layout = ("<INDENT>", "<DEDENT>")
 rng = np.random.RandomState(0)
 for i in np.sort(rng.choice(len(lines), 10, replace=False)):
     line = lines[i]
     cut = rng.randint(3, line.size)
-    text = " ".join(t for t in names[y_test[line[:cut]]] if t[-3:] != "ENT>")
+    text = " ".join(t for t in names[y_test[line[:cut]]] if t not in layout)
     best = names[guesses["MACH"][line[cut], :5]]
     print(f"\n    {text} ...")
     print(f"    is {names[y_test[line[cut]]]:12} guesses  {'  '.join(best)}")
@@ -113,23 +115,27 @@ for i in np.sort(rng.choice(len(lines), 10, replace=False)):
 # -------------------------------------------
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-colors = {"MACH": "tab:blue", "bigram table": "tab:orange", "majority": "tab:gray"}
 edges = 10 ** np.arange(6)
-labels = [f"{low:,}-{10 * low - 1:,}" for low in edges[:-1]] + ["more"]
+labels = [
+    "1-9",
+    "10-99",
+    "100-999",
+    "1,000\n-9,999",
+    "10,000\n-99,999",
+    "100,000\nor more",
+]
 n_seen = np.bincount(y_train, minlength=n_names)[y_test]
 bins = np.searchsorted(edges, n_seen, side="right") - 1  # -1: never seen
-for name, hit in hits.items():
-    left.plot(np.arange(1, n_top + 1), accuracy[name], ".-", color=colors[name])
-    left.text(n_top + 0.4, accuracy[name][-1], name, color=colors[name], va="center")
-    top5 = hit[:, :5].any(axis=1)
+for i, (name, color) in enumerate(zip(hits, ("C0", "C1", "0.6"), strict=True)):
+    left.plot(np.arange(1, n_top + 1), accuracy[name], ".-", color=color, label=name)
+    top5 = hits[name][:, :5].any(axis=1)
     shares = [top5[bins == b].mean() for b in range(edges.size)]
-    offset = 0.27 * (list(hits).index(name) - 1)
-    right.bar(np.arange(edges.size) + offset, shares, 0.25, color=colors[name])
+    right.bar(np.arange(edges.size) + 0.27 * (i - 1), shares, 0.25, color=color)
 left.set(xlabel="Number k of guesses", ylabel="Top-k accuracy", ylim=(0, 1))
 left.set_xticks([1, 5, 10, 15, 20])
-left.set_xlim(0, 26)
+left.legend(loc="lower right", frameon=False)
 right.set(xlabel="Times the true token is in the training files", ylim=(0, 1))
-right.set(ylabel="Top-5 accuracy")
+right.set_ylabel("Top-5 accuracy")
 right.set_xticks(np.arange(edges.size), labels)
 for axes in (left, right):
     axes.spines[["top", "right"]].set_visible(False)
@@ -142,8 +148,7 @@ plt.show()
 # %%
 # When not to use MACH
 # --------------------
-# With a few hundred classes, or when one-vs-rest fits in memory, the plain linear
-# models of scikit-learn are at least as accurate and simpler to read. When you need to
-# know which columns speak for a class, MACH has no weights for a single class. And for
-# next tokens alone, a neural language model reads the order of far more than four
-# tokens.
+# With a few hundred classes, or where one-vs-rest fits in memory, the linear models of
+# scikit-learn are about as accurate and easier to read: MACH has no weights that belong
+# to one class. And a neural language model, which reads far more than twenty tokens, is
+# the better tool when next tokens themselves are the aim.

@@ -1,0 +1,185 @@
+"""
+Time of decoding
+================
+
+How fast the best of many classes are found from bucket scores, beside simpler ways to
+find them. Each figure is printed beside the bar it is held to. Run with ``--quick`` for
+fewer rows and repeats.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import time
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+
+import numba
+import numpy as np
+import scipy
+import scipy.sparse as sp
+
+from sklearn_mach._decoding import decode_scores, decode_topk, prepare, rank_of
+
+K, R, B = 105_033, 25, 32
+
+
+@numba.njit(nogil=True)
+def obvious_loop(scores, table):
+    """Best class of each row (n,): one row, one class, one repetition at a time."""
+    best = np.empty(scores.shape[0], dtype=np.int64)
+    for i in range(scores.shape[0]):
+        best_score = np.float32(-np.inf)
+        for k in range(table.shape[0]):
+            score = np.float32(0)
+            for r in range(table.shape[1]):
+                score += scores[i, r, table[k, r]]
+            if score > best_score:
+                best_score = score
+                best[i] = k
+    return best
+
+
+def sparse_product(scores, one_hot, k):
+    """The k best classes (n, k) from all class scores, through scipy.sparse."""
+    flat = scores.reshape(len(scores), -1)
+    every = (one_hot @ flat.T).T  # (n, K)
+    best = np.argpartition(-every, k - 1, axis=1)[:, :k]
+    order = np.argsort(-np.take_along_axis(every, best, axis=1), axis=1)
+    return np.take_along_axis(best, order, axis=1)
+
+
+def on_threads(pool, n_threads, scores, table, prepared):
+    """The best class (n,) with the rows dealt to threads."""
+    parts = np.array_split(scores, n_threads)
+    jobs = [pool.submit(decode_topk, p, table, 1, prepared=prepared) for p in parts]
+    return np.concatenate([job.result()[0][:, 0] for job in jobs])
+
+
+def seconds(tasks, repeats):
+    """Median wall time of each task, in turns: they meet the same machine."""
+    times = {name: [] for name in tasks}
+    for _ in range(repeats):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def peak_megabytes(task):
+    """Largest memory that the task allocates, beyond what it starts with."""
+    tracemalloc.start()
+    task()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return peak / 1e6
+
+
+def report(what, figure, bar=""):
+    """Print one line."""
+    print(f"{what:<58} {figure:>16}  {bar}", flush=True)
+
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--quick", action="store_true")
+quick = parser.parse_args().quick
+n_rows, n_slow, n_sparse = (512, 16, 16) if quick else (4096, 256, 128)
+repeats, n_calls = (3, 100) if quick else (5, 1000)
+
+rng = np.random.default_rng(0)
+table = rng.integers(0, B, (K, R)).astype(np.uint8)
+scores = rng.standard_normal((n_rows, R, B)).astype(np.float32)
+scores -= np.log(np.exp(scores).sum(axis=2, keepdims=True))  # as log_softmax
+
+machine = platform.processor() or platform.machine()
+print(f"{machine}, {os.cpu_count()} cores; Python {platform.python_version()}, numba")
+print(f"{numba.__version__}, numpy {np.__version__}, scipy {scipy.__version__}")
+print(f"K={K:,}, R={R}, B={B}, {n_rows:,} rows\n")
+
+start = time.perf_counter()
+decode_topk(scores[:64], table, 1)
+report("first call, compilation included", f"{time.perf_counter() - start:.2f} s")
+start = time.perf_counter()
+prepared = prepare(table, B)
+report("prepare", f"{(time.perf_counter() - start) * 1e3:.1f} ms")
+decode_topk(scores[:1], table, 1, prepared=prepared)
+obvious_loop(scores[:1], table)
+pool = ThreadPoolExecutor(2)
+
+# Same answers, and time of a row.
+best = decode_topk(scores, table, 1, prepared=prepared)[0][:, 0]
+assert np.array_equal(best[:n_slow], obvious_loop(scores[:n_slow], table))
+assert np.array_equal(best, on_threads(pool, 2, scores, table, prepared))
+times = seconds(
+    {
+        "obvious": lambda: obvious_loop(scores[:n_slow], table),
+        "top1": lambda: decode_topk(scores, table, 1, prepared=prepared),
+        "top10": lambda: decode_topk(scores, table, 10, prepared=prepared),
+        "two": lambda: on_threads(pool, 2, scores, table, prepared),
+    },
+    repeats,
+)
+obvious = times["obvious"] / n_slow * 1e6
+top1, top10, two = (times[name] / n_rows * 1e6 for name in ("top1", "top10", "two"))
+report("obvious loop, one thread", f"{obvious:.0f} us/row")
+report("decode_topk, k=1, one thread", f"{top1:.1f} us/row")
+report("  faster than the obvious loop", f"{obvious / top1:.1f} x", ">= 20, goal 40")
+report("  two threads against one", f"{top1 / two:.2f} x", ">= 1.8")
+report("  k=10 against k=1", f"{top10 / top1:.2f} x", "<= 1.3")
+
+# Sparse product.
+rows = np.repeat(np.arange(K), R)
+columns = (table + np.arange(R) * B).ravel()
+ones = np.ones(K * R, dtype=np.float32)
+one_hot = sp.csr_array((ones, (rows, columns)), shape=(K, R * B))
+few = scores[:n_sparse]
+times = seconds(
+    {
+        "sparse": lambda: sparse_product(few, one_hot, 10),
+        "top10": lambda: decode_topk(few, table, 10, prepared=prepared),
+    },
+    repeats,
+)
+report(
+    "k=10 faster than scipy.sparse and argpartition",
+    f"{times['sparse'] / times['top10']:.1f} x",
+    ">= 10",
+)
+report(
+    f"  peak memory of scipy.sparse, {n_sparse} rows",
+    f"{peak_megabytes(lambda: sparse_product(few, one_hot, 10)):.1f} MB",
+)
+for n in (n_sparse, n_rows):
+    peak = peak_megabytes(lambda n=n: decode_topk(scores[:n], table, 10))
+    out = n * 10 * 12 / 1e6
+    what = f"  peak memory of decode_topk, {n:,} rows ({out:.2f} MB returned)"
+    report(what, f"{peak:.2f} MB", "not K n")
+
+# One row at a time.
+for name, state in (("", None), (" prepared", prepared)):
+    calls = []
+    for j in range(n_calls):
+        row = scores[j % n_rows : j % n_rows + 1]
+        start = time.perf_counter()
+        decode_topk(row, table, 1, prepared=state)
+        calls.append((time.perf_counter() - start) * 1e6)
+    middle, late = np.percentile(calls, [50, 99])
+    report(f"one row{name}, median and 99th percentile", f"{middle:.0f}, {late:.0f} us")
+
+# The other functions.
+y = rng.integers(0, K, n_sparse)
+tasks = {"rank_of": lambda: rank_of(few, table, y)}
+for merge in ("sum", "min", "median"):
+    tasks[f"decode_scores, {merge}"] = lambda m=merge: decode_scores(
+        few[:32], table, merge=m
+    )
+    tasks[f"decode_topk, k=10, {merge}"] = lambda m=merge: decode_topk(
+        few, table, 10, merge=m
+    )
+for task in tasks.values():
+    task()
+for name, time_taken in seconds(tasks, 3).items():
+    n = min(32, n_sparse) if "scores" in name else n_sparse
+    report(name, f"{time_taken / n * 1e6:.0f} us/row")
