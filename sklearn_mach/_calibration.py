@@ -67,7 +67,9 @@ def _add_moments(scores, y, weight, t, total):
     n_classes = scores.shape[1]
     for i in range(scores.shape[0]):
         s, ti = scores[i], np.float32(t[i])
-        largest = s.max()
+        largest = s[0]
+        for k in range(n_classes):
+            largest = max(largest, s[k])
         target = s[y[i]] - largest
         z = first = second = 0.0
         for k in range(n_classes):

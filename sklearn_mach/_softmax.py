@@ -103,6 +103,13 @@ def _softmax_gradient(z, codes, n_buckets, step, loss):
         zr[codes[r]] -= step
 
 
+@njit(inline="always")
+def _multiply(z, first, stop, factor):
+    """z[first:stop] *= factor, as a loop: an array expression takes 4 s to compile."""
+    for q in range(first, stop):
+        z[q] *= factor
+
+
 @njit(fastmath=_ELEMENTWISE)
 def _sgd_epoch_csr(
     data, indices, indptr, order, y, table, weight, step, decay, shrink, rate, bias,
@@ -126,17 +133,19 @@ def _sgd_epoch_csr(
         i = order[t]
         start, stop = indptr[i], indptr[i + 1]
         factor = decay[0] + (decay[1] - decay[0]) * t / order.shape[0]
-        z[:] = np.float32(0.0)
+        for q in range(z.shape[0]):
+            z[q] = np.float32(0.0)
         _add_logits(data, indices, start, stop, W, lo, z)
         for q in range(z.shape[0]):
             z[q] = z[q] * scale + b[q]
-        row_loss[:] = 0.0
+        for r in range(n_repetitions):
+            row_loss[r] = 0.0
         row_step = np.float32(step[i] * factor)
         _softmax_gradient(z, table[y[i]], n_buckets, row_step, row_loss)
         for r in range(n_repetitions):
             loss[r] += weight[i] * row_loss[r]
             if rate[r] != 1.0:
-                z[r * n_buckets : (r + 1) * n_buckets] *= rate[r]
+                _multiply(z, r * n_buckets, (r + 1) * n_buckets, rate[r])
         if row_step != 0.0:
             for q in range(z.shape[0]):
                 b[q] -= np.float32(bias) * z[q]
@@ -162,7 +171,8 @@ def _rescale(W, lo, rate, n_buckets, scale):
     for j in range(W.shape[0]):
         for r in range(rate.shape[0]):
             if rate[r] != 0:
-                W[j, lo + r * n_buckets : lo + (r + 1) * n_buckets] *= scale
+                first = lo + r * n_buckets
+                _multiply(W[j], first, first + n_buckets, scale)
 
 
 @njit
@@ -173,13 +183,14 @@ def _batch_gradient(Z, rows, y, table, weight, step, factor, rate, loss):
     row_loss = np.empty(n_repetitions, np.float64)
     for t in range(rows.shape[0]):
         i = rows[t]
-        row_loss[:] = 0.0
+        for r in range(n_repetitions):
+            row_loss[r] = 0.0
         row_step = np.float32(step[i] * factor)
         _softmax_gradient(Z[t], table[y[i]], n_buckets, row_step, row_loss)
         for r in range(n_repetitions):
             loss[r] += weight[i] * row_loss[r]
             if rate[r] != 1.0:
-                Z[t, r * n_buckets : (r + 1) * n_buckets] *= rate[r]
+                _multiply(Z[t], r * n_buckets, (r + 1) * n_buckets, rate[r])
 
 
 def _sgd_epoch_dense(
@@ -538,7 +549,8 @@ def coherence(X, step, bias, batch_size, seed):
 def _logits_csr(data, indices, indptr, W, b, out):
     """out (n, R B) = X W + b for a CSR X, every row by itself."""
     for i in range(out.shape[0]):
-        out[i] = b
+        for q in range(b.shape[0]):
+            out[i, q] = b[q]
         _add_logits(data, indices, indptr[i], indptr[i + 1], W, 0, out[i])
 
 
@@ -554,7 +566,8 @@ def _logits_dense(X, W, b, out):
         for q0 in range(0, b.shape[0], 512):
             q1 = min(q0 + 512, b.shape[0])
             for i in range(i0, i1):
-                out[i, q0:q1] = b[q0:q1]
+                for q in range(q0, q1):
+                    out[i, q] = b[q]
             for j in range(X.shape[1]):
                 w = W[j, q0:q1]
                 for i in range(i0, i1):
