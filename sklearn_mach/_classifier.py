@@ -754,7 +754,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
         def chunks():
             n_rows = max(_CALIBRATION_CHUNK // n_classes, 1)
-            for part in gen_batches(n_held, n_rows):
+            for part in gen_batches(min(n_held, settings.held.size), n_rows):
                 rows = settings.held[part]
                 scores = _softmax.bucket_proba(
                     X[rows], self._weights, self._intercepts, n_buckets, True
