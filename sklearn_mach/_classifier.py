@@ -57,7 +57,7 @@ from ._compat import (
     _routing_enabled,
     _set_random_states,
 )
-from ._decoding import decode_scores, decode_topk
+from ._decoding import decode_scores, decode_topk, prepare
 
 # The share of every bucket probability of a base classifier that is spread evenly over
 # the buckets, so that a probability of zero makes no class impossible.
@@ -659,6 +659,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 self.__dict__.pop(name, None)
         self.n_repetitions_, self.n_buckets_ = plan.n_repetitions, plan.n_buckets
         self.bucket_table_ = plan.table
+        self._prepared = prepare(plan.table, plan.n_buckets)
 
     def _train_estimators(self, method, X, y, params, plan):
         estimators = list(self.estimators_) if plan.n_old else []
@@ -909,7 +910,9 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _topk(self, X, k, merge):
         scores = self._bucket_scores(X)
-        return decode_topk(scores, self.bucket_table_, k, merge=merge)
+        return decode_topk(
+            scores, self.bucket_table_, k, merge=merge, prepared=self._prepared
+        )
 
     def _all_scores(self, X, itemsize):
         """Merged scores (n_samples, n_classes), refused if too large."""
@@ -954,6 +957,16 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if self._merge() == "sum":
             out /= np.float32(self.n_repetitions_)
         return out
+
+    def __getstate__(self):
+        state = super().__getstate__()
+        state.pop("_prepared", None)  # depends on the processor
+        return state
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if hasattr(self, "bucket_table_"):
+            self._prepared = prepare(self.bucket_table_, self.n_buckets_)
 
     # Looking inside -----------------------------------------------------------------
 
