@@ -26,6 +26,16 @@ from ._compat import njit
 # columns stand beside it; fusing multiplications with additions is harmless.
 _ELEMENTWISE = {"contract", "arcp", "nsz", "afn"}
 
+_TILE = 256  # features updated at a time on a dense X
+_DENSE_COLUMNS = 512  # of W, trained together on a dense X
+_MIN_VISITS = 200_000  # rows passed in all epochs of "auto" together, at least
+_SMALLEST = 1e-30  # squared length of a row, and its inverse the largest
+_N_PROBE = 30_000  # rows of the trial
+_N_PROBE_BUCKETS = 64  # at most, in the trial
+_N_PROBE_MIN = 1_000  # with fewer rows there is no trial
+_STEP = 4.0  # but this factor
+_PROBE_FACTORS = np.float32(2.0) ** np.arange(-2, 5, dtype=np.float32)
+
 _LOG2E = np.float32(1.44269504)
 _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
@@ -218,16 +228,6 @@ def _sgd_epoch_dense(
             if shrink > 0:
                 tile *= keep
     return 1.0
-
-
-_TILE = 256  # features updated at a time on a dense X
-_DENSE_COLUMNS = 512  # of W, trained together on a dense X
-_MIN_VISITS = 200_000  # rows passed in all epochs of "auto" together, at least
-_SMALLEST = 1e-30  # squared length of a row, and its inverse the largest
-_N_PROBE = 30_000  # rows of the trial
-_N_PROBE_MIN = 1_000  # with fewer rows there is no trial
-_STEP = 4.0  # but this factor
-_PROBE_FACTORS = np.float32(2.0) ** np.arange(-2, 5, dtype=np.float32)
 
 
 class Settings(NamedTuple):
@@ -472,7 +472,7 @@ def probe_step(X, y, column, n_buckets, settings):
     rows = np.random.default_rng([settings.seed, 1]).permutation(settings.train)
     n_held = min(rows.size // 5, _N_PROBE // 5)
     held, rows = rows[:n_held], rows[n_held:_N_PROBE]
-    n_factors = _PROBE_FACTORS.size
+    n_factors, n_buckets = _PROBE_FACTORS.size, min(n_buckets, _N_PROBE_BUCKETS)
     W = np.zeros((X.shape[1], n_factors * n_buckets), np.float32)
     b = np.zeros(n_factors * n_buckets, np.float32)
     trial = settings._replace(
@@ -486,7 +486,8 @@ def probe_step(X, y, column, n_buckets, settings):
         rate=_PROBE_FACTORS,
     )
     columns = Columns(W, b, 0, b.size, zero=True)
-    loss = train(X, y, np.repeat(column[:, None], n_factors, axis=1), columns, trial)[2]
+    table = np.repeat(column[:, None] % n_buckets, n_factors, axis=1)
+    loss = train(X, y, table, columns, trial)[2]
     best = int(np.argmin(loss))
     shift = 0.0
     if 0 < best < n_factors - 1:
