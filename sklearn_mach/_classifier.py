@@ -959,7 +959,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return out
 
     def __getstate__(self):
-        state = super().__getstate__()
+        state = dict(super().__getstate__())
         state.pop("_prepared", None)  # depends on the processor
         return state
 
