@@ -93,10 +93,10 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         regression by stochastic gradient descent, all repetitions trained together.
 
     n_repetitions : int or "auto", default="auto"
-        The number R of repetitions.  "auto" takes as many as make R B about 1024, or
-        2048 if X has at most five million non-zeros, and at least
-        :func:`~sklearn_mach.theory.mach_min_repetitions`; fewer if the weights would
-        take more than half of the free memory.
+        The number R of repetitions.  "auto" takes as many as make R B about 1024, but
+        at most 16; 2048 and 32 if X has at most five million non-zeros.  It takes at
+        least :func:`~sklearn_mach.theory.mach_min_repetitions`, and fewer of all if
+        the weights would take more than half of the free memory.
 
     n_buckets : int or "auto", default="auto"
         The number B of buckets of a repetition, at least 2.  "auto" takes 64, or one

@@ -1,8 +1,9 @@
 """Tables that send K classes to B buckets, R times.
 
 A table has shape (K, R) and the smallest unsigned dtype that holds B - 1; entry
-``[k, r]`` is the bucket h_r(k).  Column r depends on the seeds 0..r alone, so that
-repetitions can be added to a table.  A family of hash functions is a function that
+``[k, r]`` is the bucket h_r(k).  Column r depends on the seeds 0..r (and the sketches
+of the classes, where similar ones go together) but not on R, so that repetitions can be
+added to a table.  A family of hash functions is a function that
 draws one column; see Carter and Wegman (1979) for the universal one.
 """
 
@@ -13,10 +14,9 @@ from sklearn.utils import gen_batches
 from ._compat import njit
 
 _PRIME = (1 << 61) - 1  # a Mersenne prime, so that remainders need no division
-_MAX_CLASSES = 1 << 31  # keeps every product below 2**62
 _N_REDRAWS = 100
-_SKETCH_SIZE = 128
-_N_SPLIT_STEPS = 6
+_SKETCH_SIZE = 128  # dimensions
+_N_SPLIT_STEPS = 6  # of 2-means, at most
 
 
 def min_repetitions(n_classes, n_buckets):

@@ -1,0 +1,82 @@
+"""The scalars of predict_proba, and the trial that finds the step."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+from sklearn.metrics import log_loss
+
+from sklearn_mach import MACHClassifier, _softmax
+from sklearn_mach._calibration import fit_scalars, row_temperature
+from sklearn_mach._hashing import draw_table
+from sklearn_mach.datasets import make_many_classes
+
+
+def loss(x, scores, y, weight):
+    """Weighted log loss of softmax(t s) with t = exp(a + b max s), from the formula."""
+    t = np.exp(x[0] + x[1] * scores.max(axis=1))
+    log_proba = log_softmax(t[:, None] * scores, axis=1)
+    return -np.sum(weight * log_proba[np.arange(y.size), y])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_scalars_minimise_the_log_loss(seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.normal(-3, 1, (400, 12)).astype(np.float32)
+    sharpness = np.exp(0.8 - 0.4 * scores.max(axis=1, keepdims=True))
+    noise = rng.gumbel(size=scores.shape)
+    y = np.argmax(sharpness * scores + noise, axis=1)  # drawn from such a softmax
+    weight = rng.uniform(0.5, 2, y.size)
+    halves = [(scores[i::2], y[i::2], weight[i::2]) for i in range(2)]
+
+    found = fit_scalars(lambda: halves, 1.0)
+
+    wide = scores.astype(np.float64)
+    best = minimize(loss, [0.0, 0.0], (wide, y, weight), "BFGS").fun
+    # steps end where the loss falls by less than 1e-6 of itself; sums are in float32
+    assert loss(found, wide, y, weight) <= best * (1 + 1e-5)
+
+
+def test_equal_scores_leave_the_start():
+    scores, y = np.zeros((5, 3), np.float32), np.array([0, 1, 2, 0, 1])
+    found = fit_scalars(lambda: [(scores, y, np.ones(5))], 2.0)
+    assert row_temperature(0.0, found) == pytest.approx(2.0)
+
+
+@pytest.fixture(scope="module")
+def many_classes():
+    X, y = make_many_classes(14_000, 600, 60, n_nonzeros=8, random_state=0)
+    model = MACHClassifier(n_repetitions=4, n_buckets=8, max_iter=2, random_state=0)
+    return model.fit(X[:12_000], y[:12_000]), X[12_000:], y[12_000:]
+
+
+def test_probabilities_keep_the_order_of_the_scores(many_classes):
+    model, X, _ = many_classes
+    proba = model.predict_proba(X)
+    scores = model.decision_function(X)
+    order = np.argsort(-scores, axis=1, kind="stable")
+    assert (np.diff(np.take_along_axis(proba, order, axis=1), axis=1) <= 0).all()
+    np.testing.assert_allclose(proba.sum(axis=1), 1, rtol=1e-12)
+
+
+def test_fitted_scalars_beat_fixed_ones_on_new_rows(many_classes):
+    model, X, y = many_classes
+    scores = model.decision_function(X).astype(np.float64)
+    labels = model.classes_
+    fitted = log_loss(y, model.predict_proba(X), labels=labels)
+    for temperature in (1, np.log(60) / np.log(8), 4):  # the mean, digits, the sum
+        fixed = np.exp(log_softmax(temperature * scores, axis=1))
+        assert fitted < log_loss(y, fixed, labels=labels)
+
+
+def test_trial_takes_smaller_steps_where_labels_are_noise():
+    X, y = make_many_classes(4_000, 600, 60, n_nonzeros=8, random_state=0)
+    options = MACHClassifier(max_iter=1).get_params(deep=False)
+    settings = _softmax.make_settings(X, None, options, 0)
+    column = draw_table(60, 8, [0, 1, 2])[:, 0]
+    shuffled = np.random.default_rng(0).permutation(y)
+    factors = [
+        _softmax.probe_step(X, labels.astype(np.int32), column, 8, settings)
+        for labels in (shuffled, y)
+    ]
+    assert 0.25 <= factors[0] < factors[1] <= 16
