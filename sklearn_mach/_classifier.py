@@ -46,7 +46,7 @@ from threadpoolctl import threadpool_limits
 
 from . import _hashing, _softmax, theory
 from ._backends import format_bytes, free_memory, resolve_device
-from ._calibration import fit_scalars, row_temperature
+from ._calibration import fit_scalars, log_proportions
 from ._compat import (
     HasMethods,
     Interval,
@@ -128,7 +128,9 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Step of the built-in learner at the start, for a row of weight one.  "auto" is a
         factor divided by the mean squared length of the rows (or the row's own, if
         larger).  The factor, between 1/4 and 16, is found in a short trial on at most
-        30,000 rows; with fewer than 1,000 rows it is 4.
+        30,000 rows; with fewer than 1,000 rows it is 4.  In `fit` with alpha=0, rare
+        features take longer steps than frequent ones, in proportion to their inverse
+        document frequency; with a number all features take the same.
 
     max_iter : int or "auto", default="auto"
         Number of epochs; the step falls linearly to zero at the end of the last.
@@ -207,14 +209,14 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     `decision_function`.
 
     With the built-in learner, more classes than buckets and at least 10,000 rows, `fit`
-    sets up to 2 % of the rows and 10,000 aside and fits two scalars to them:
-    `predict_proba` of "log_mean" is the softmax of ``t score_k`` with
-    ``t = exp(a + b max_k score_k)``, which keeps the order of the classes.  Otherwise
-    t is ``max(1, log K / log B)``: bucket probabilities of 1/B then give the uniform
-    1/K.  That of "mean" is the unbiased estimate ``(mean - c) / (1 - c)``, where c is
-    the chance that two classes share a bucket, (K - B) / (B (K - 1)) for balanced
-    tables and 1/B otherwise; negative values become zero.  All are scaled to sum to
-    one.
+    sets up to 2 % of the rows and 10,000 aside and fits three scalars to them:
+    `predict_proba` of "log_mean" is proportional to ``exp(-t gap_k**c)``, where gap_k
+    is ``max_j score_j - score_k`` and ``t = exp(a + b max_j score_j)``, which keeps the
+    order of the classes.  Otherwise c is 1 and t is ``max(1, log K / log B)``: bucket
+    probabilities of 1/B then give the uniform 1/K.  That of "mean" is the unbiased
+    estimate ``(mean - c) / (1 - c)``, where c is the chance that two classes share a
+    bucket, (K - B) / (B (K - 1)) for balanced tables and 1/B otherwise; negative values
+    become zero.  All are scaled to sum to one.
 
     References
     ----------
@@ -703,7 +705,9 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         n_held = 0
         if method == "fit":
             n_held = _n_calibration(n_samples, plan.table.shape[0], n_buckets)
-        settings = _softmax.make_settings(X, weight, options, seed, mean_length, n_held)
+        settings = _softmax.make_settings(
+            X, weight, options, seed, mean_length, n_held, use_gains=method == "fit"
+        )
         if method == "partial_fit":
             decay = 1 / np.sqrt(1 + seen / block)
             settings = settings._replace(decay=[(decay, decay)])
@@ -750,7 +754,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             self._scalars = None
 
     def _calibrate(self, X, y, plan, settings, n_held):
-        """The scalars of the temperature that suit the rows that were set aside."""
+        """The scalars of the probabilities that suit the rows that were set aside."""
         n_classes, n_buckets = plan.table.shape[0], plan.n_buckets
 
         def chunks():
@@ -864,13 +868,10 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         scores = self._all_scores(X, itemsize=12).astype(np.float64)
         n_classes, n_buckets = self.classes_.size, self.n_buckets_
         if self.decoder == "log_mean":
-            best = scores.max(axis=1, keepdims=True)
-            scores -= best
-            if getattr(self, "_scalars", None) is None:
-                scores *= _digits(n_classes, n_buckets)
-            else:
-                scores *= row_temperature(best, self._scalars)
-            np.exp(scores, out=scores)
+            scalars = getattr(self, "_scalars", None)
+            if scalars is None:
+                scalars = np.log(_digits(n_classes, n_buckets)), 0.0, 0.0
+            np.exp(log_proportions(scores, scalars), out=scores)
         elif self.decoder == "mean":
             if n_buckets < n_classes:
                 chance = 1 / n_buckets

@@ -7,8 +7,9 @@ repetitions; threads take different columns and never share a number, so that th
 way the repetitions are dealt changes no bit of the result.
 
 For a row x of class y with weight s, every repetition r takes the step
-``W_r -= eta s x (softmax(x W_r + b_r) - onehot(h_r(y)))``; the intercept is the
-weight of one more feature, whose value is the typical length of a row.
+``W_r -= eta s (g * x) (softmax(x W_r + b_r) - onehot(h_r(y)))``; the intercept is the
+weight of one more feature, whose value is the typical length of a row.  The gains g
+(d,) give rare features longer steps, see `feature_gains`.
 """
 
 import time
@@ -17,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from joblib import effective_n_jobs
+from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
@@ -122,13 +124,14 @@ def _multiply(z, first, stop, factor):
 
 @njit(fastmath=_ELEMENTWISE)
 def _sgd_epoch_csr(
-    data, indices, indptr, order, y, table, weight, step, decay, shrink, rate, bias,
-    lo, W, b, loss
+    data, indices, indptr, order, y, table, weight, step, gain, decay, shrink, rate,
+    bias, lo, W, b, loss
 ):  # fmt: skip
     """One pass over the rows `order` of a CSR matrix, a step a row.
 
     y (n,), table (K, R): the classes and their buckets.  weight, step (n,): a row's
     share in the loss and its step at decay 1; without a step nothing is updated.
+    gain (d,): factor of the steps of a feature.
     decay: its values at both ends of the pass.  The weights are scale * W; shrink is
     the L2 penalty times the common step.  rate (R,): factor of the steps of a
     repetition, 0 where training has stopped.
@@ -163,7 +166,7 @@ def _sgd_epoch_csr(
                 for q in range(z.shape[0]):
                     z[q] /= scale
             for p in range(start, stop):
-                v = np.float32(data[p])
+                v = np.float32(data[p]) * gain[indices[p]]
                 w = W[indices[p], lo : lo + z.shape[0]]
                 for q in range(z.shape[0]):
                     w[q] -= v * z[q]
@@ -204,7 +207,7 @@ def _batch_gradient(Z, rows, y, table, weight, step, factor, rate, loss):
 
 
 def _sgd_epoch_dense(
-    X, batch_size, order, y, table, weight, step, decay, shrink, rate, bias,
+    X, batch_size, order, y, table, weight, step, gain, decay, shrink, rate, bias,
     lo, W, b, loss
 ):  # fmt: skip
     """As `_sgd_epoch_csr` for a dense X: a step a batch, the products by BLAS."""
@@ -224,7 +227,9 @@ def _sgd_epoch_dense(
         keep = 1 / (1 + np.float32(shrink * factor * rows.size) * shrunk)
         for j in range(0, W.shape[0], _TILE):  # a tile of W stays in the L2 cache
             tile = W[j : j + _TILE]
-            tile -= np.matmul(Xb[:, j : j + _TILE].T, Z, out=update[: len(tile)])
+            change = np.matmul(Xb[:, j : j + _TILE].T, Z, out=update[: len(tile)])
+            change *= gain[j : j + _TILE, None]
+            tile -= change
             if shrink > 0:
                 tile *= keep
     return 1.0
@@ -235,6 +240,7 @@ class Settings(NamedTuple):
 
     step : float32 array of shape (n_samples,), the step of each row at the start.
     weight : float32 array of shape (n_samples,), its share in the loss.
+    gain : float32 array of shape (n_features,), factors of the steps of the features.
     bias : float, square of the value of the intercept's feature.
     penalty : float, alpha times the common step.
     batch_size : int, rows a step of a dense X (a CSR X takes a step a row).
@@ -250,6 +256,7 @@ class Settings(NamedTuple):
 
     step: np.ndarray
     weight: np.ndarray
+    gain: np.ndarray
     bias: float
     penalty: float
     batch_size: int
@@ -269,13 +276,16 @@ class Settings(NamedTuple):
         return self._replace(step=step, penalty=self.penalty * factor)
 
 
-def make_settings(X, weight, options, seed, mean_length=None, n_held=0):
+def make_settings(
+    X, weight, options, seed, mean_length=None, n_held=0, use_gains=False
+):
     """Settings from the parameters of the estimator, the dictionary `options`.
 
     `n_held` rows are set aside, or as many as early stopping asks for.  With
     learning_rate "auto" the steps are those for a factor of one: the inverse of the
     mean squared length of the rows (or of a row's own if that is larger), and for a
-    dense X divided by the `coherence` of a batch.
+    dense X divided by the `coherence` of a batch.  `use_gains` gives rare features
+    longer steps then, unless a penalty asks for equal ones.
     """
     n_samples = X.shape[0]
     if weight is None:
@@ -295,11 +305,15 @@ def make_settings(X, weight, options, seed, mean_length=None, n_held=0):
     if batch_size == "auto":
         batch_size = int(np.clip(n_samples // 256, 1, 128))
     common = options["learning_rate"]
+    gain = np.ones(X.shape[1], np.float32)
     if common == "auto":
         common = 1 / mean_length
+        if use_gains and options["alpha"] == 0:
+            gain = feature_gains(X, weight)
+            lengths = squared_lengths(X, gain)
         step = (weight / np.maximum(lengths, mean_length)).astype(np.float32)
         if not sp.issparse(X):
-            excess = coherence(X, step, mean_length, batch_size, seed)
+            excess = coherence(X, step, gain, mean_length, batch_size, seed)
             common, step = common / excess, step / np.float32(excess)
     else:
         with np.errstate(over="ignore"):  # refused when the weights overflow
@@ -321,6 +335,7 @@ def make_settings(X, weight, options, seed, mean_length=None, n_held=0):
     return Settings(
         step=step,
         weight=weight,
+        gain=gain,
         bias=mean_length,
         penalty=options["alpha"] * common,
         batch_size=batch_size,
@@ -423,7 +438,7 @@ def train(X, y, table, columns, settings):
 
     def run(rows, step, decay, penalty):
         loss = np.zeros(n_repetitions)
-        common = (rows, y, table, s.weight, step, decay, penalty, rate, s.bias)
+        common = (rows, y, table, s.weight, step, s.gain, decay, penalty, rate, s.bias)
         common += (lo, W, b, loss)
         if sp.issparse(X):
             scale = _sgd_epoch_csr(X.data, X.indices, X.indptr, *common)
@@ -507,26 +522,61 @@ def _report(epoch, n_epochs, loss, settings, seconds):
     )
 
 
-def squared_lengths(X):
-    """Squared length of each row, float64 of shape (n_samples,)."""
+def squared_lengths(X, gain=None):
+    """Squared length of each row, of features times `gain`; float64 (n_samples,)."""
+    if gain is None:
+        gain = np.ones(X.shape[1], np.float32)
     if sp.issparse(X):
         out = np.empty(X.shape[0])
-        _squared_lengths_csr(X.data, X.indptr, out)
+        _squared_lengths_csr(X.data, X.indices, X.indptr, gain, out)
         return out
-    return np.einsum("ij,ij->i", X, X, dtype=np.float64)
+    return np.einsum("ij,ij,j->i", X, X, gain, dtype=np.float64)
 
 
 @njit
-def _squared_lengths_csr(data, indptr, out):
+def _squared_lengths_csr(data, indices, indptr, gain, out):
     for i in range(out.shape[0]):
         total = 0.0
         for p in range(indptr[i], indptr[i + 1]):
             v = np.float64(data[p])
-            total += v * v
+            total += v * v * gain[indices[p]]
         out[i] = total
 
 
-def coherence(X, step, bias, batch_size, seed):
+def feature_gains(X, weight):
+    """Factors of the steps of the features, float32 of shape (n_features,).
+
+    ``1 + log((n + 1) / (n_j + 1))`` for a feature that is not zero in n_j of the n rows
+    (the smooth idf of `TfidfTransformer`), scaled so that the mean squared length of
+    the rows stays.  One step for all would learn a feature as fast as it is frequent.
+    """
+    n_rows, squares = np.zeros(X.shape[1]), np.zeros(X.shape[1])
+    if sp.issparse(X):
+        _feature_sums_csr(X.data, X.indices, X.indptr, weight, n_rows, squares)
+    else:
+        for rows in gen_batches(X.shape[0], 1024):
+            n_rows += weight[rows] @ (X[rows] != 0)
+            squares += weight[rows] @ np.square(X[rows], dtype=np.float64)
+    gain = 1 + np.log((weight.sum(dtype=np.float64) + 1) / (n_rows + 1))
+    total = squares @ gain
+    if total > 0:
+        gain *= squares.sum() / total
+    return gain.astype(np.float32)
+
+
+@njit
+def _feature_sums_csr(data, indices, indptr, weight, n_rows, squares):
+    """n_rows (d,) += weights of the rows with the feature; squares (d,) += w v^2."""
+    for i in range(weight.shape[0]):
+        w = np.float64(weight[i])
+        for p in range(indptr[i], indptr[i + 1]):
+            v = np.float64(data[p])
+            if v != 0.0:
+                n_rows[indices[p]] += w
+                squares[indices[p]] += w * v * v
+
+
+def coherence(X, step, gain, bias, batch_size, seed):
     """How many times a batch of dense rows overshoots if each takes its own step.
 
     The largest eigenvalue of the Gram matrix of a batch, intercept included, over
@@ -537,7 +587,7 @@ def coherence(X, step, bias, batch_size, seed):
     largest = 1.0
     for _ in range(5):
         rows = rng.choice(X.shape[0], min(batch_size, X.shape[0]), replace=False)
-        A = X[rows].astype(np.float64) * np.sqrt(step[rows, None])
+        A = X[rows].astype(np.float64) * np.sqrt(step[rows, None] * gain)
         B = np.sqrt(bias * step[rows])
         gram = A @ A.T + np.outer(B, B)
         alone = gram.diagonal().max()

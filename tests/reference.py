@@ -43,11 +43,14 @@ def bucket_loss(X, y, table, W, b, weight):
     )
 
 
-def sgd_epoch(X, y, table, W, b, order, step, decay, *, batch_size=1, bias, penalty=0):
+def sgd_epoch(
+    X, y, table, W, b, order, step, decay, *, batch_size=1, bias, penalty=0, gain=1.0
+):  # fmt: skip
     """One pass in float64: W (R, B, d) and b (R, B) are changed.
 
     A batch takes the sum of the steps of its rows, each
-    ``factor * step_i * (softmax - onehot)`` times x_i for W and times `bias` for b.
+    ``factor * step_i * (softmax - onehot)`` times x_i and `gain` (d,) for W, and times
+    `bias` for b.
     The factor falls linearly from decay[0] towards decay[1].  W is then divided by
     ``1 + factor * penalty`` for each row of the batch (once for all together).  The
     loss, summed over rows before their step, is returned with shape (n, R).
@@ -64,7 +67,7 @@ def sgd_epoch(X, y, table, W, b, order, step, decay, *, batch_size=1, bias, pena
                 g[table[y[i], r]] -= 1
                 gradients.append(factor * step[i] * g)
             for i, g in zip(rows, gradients, strict=True):
-                W[r] -= np.outer(g, X[i])
+                W[r] -= np.outer(g, X[i] * gain)
                 b[r] -= bias * g
             W[r] /= 1 + factor * penalty * len(rows)
     return loss

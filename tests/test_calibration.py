@@ -7,15 +7,16 @@ from scipy.special import log_softmax
 from sklearn.metrics import log_loss
 
 from sklearn_mach import MACHClassifier, _softmax
-from sklearn_mach._calibration import fit_scalars, row_temperature
+from sklearn_mach._calibration import fit_scalars, log_proportions
 from sklearn_mach._hashing import draw_table
 from sklearn_mach.datasets import make_many_classes
 
 
 def loss(x, scores, y, weight):
-    """Weighted log loss of softmax(t s) with t = exp(a + b max s), from the formula."""
-    t = np.exp(x[0] + x[1] * scores.max(axis=1))
-    log_proba = log_softmax(t[:, None] * scores, axis=1)
+    """Weighted log loss of softmax(-t gap^c), t = exp(a + b max s), by the formula."""
+    best = scores.max(axis=1, keepdims=True)
+    gap = best - scores
+    log_proba = log_softmax(-np.exp(x[0] + x[1] * best) * gap ** np.exp(x[2]), axis=1)
     return -np.sum(weight * log_proba[np.arange(y.size), y])
 
 
@@ -23,16 +24,18 @@ def loss(x, scores, y, weight):
 def test_scalars_minimise_the_log_loss(seed):
     rng = np.random.default_rng(seed)
     scores = rng.normal(-3, 1, (400, 12)).astype(np.float32)
-    sharpness = np.exp(0.8 - 0.4 * scores.max(axis=1, keepdims=True))
+    best = scores.max(axis=1, keepdims=True)
+    utility = -np.exp(0.8 - 0.4 * best) * (best - scores) ** 1.3
     noise = rng.gumbel(size=scores.shape)
-    y = np.argmax(sharpness * scores + noise, axis=1)  # drawn from such a softmax
+    y = np.argmax(utility + noise, axis=1)  # drawn from such probabilities
     weight = rng.uniform(0.5, 2, y.size)
     halves = [(scores[i::2], y[i::2], weight[i::2]) for i in range(2)]
 
     found = fit_scalars(lambda: halves, 1.0)
 
     wide = scores.astype(np.float64)
-    best = minimize(loss, [0.0, 0.0], (wide, y, weight), "BFGS").fun
+    bounds = [(-5, 5), (-2, 2), (-1, 1)]  # where the power does not overflow
+    best = minimize(loss, [0, 0, 0], (wide, y, weight), "L-BFGS-B", bounds=bounds).fun
     # steps end where the loss falls by less than 1e-6 of itself; sums are in float32
     assert loss(found, wide, y, weight) <= best * (1 + 1e-5)
 
@@ -40,7 +43,8 @@ def test_scalars_minimise_the_log_loss(seed):
 def test_equal_scores_leave_the_start():
     scores, y = np.zeros((5, 3), np.float32), np.array([0, 1, 2, 0, 1])
     found = fit_scalars(lambda: [(scores, y, np.ones(5))], 2.0)
-    assert row_temperature(0.0, found) == pytest.approx(2.0)
+    gaps = np.array([[0.0, 1.0]])
+    np.testing.assert_allclose(log_proportions(gaps - 1, found), 2 * (gaps - 1))
 
 
 @pytest.fixture(scope="module")
