@@ -144,7 +144,7 @@ def _sgd_epoch_csr(
     scale = np.float32(1.0)
     for t in range(order.shape[0]):
         i = order[t]
-        start, stop = indptr[i], indptr[i + 1]
+        start, stop = np.int64(indptr[i]), np.int64(indptr[i + 1])
         factor = decay[0] + (decay[1] - decay[0]) * t / order.shape[0]
         for q in range(z.shape[0]):
             z[q] = np.float32(0.0)
@@ -602,7 +602,8 @@ def _logits_csr(data, indices, indptr, W, b, out):
     for i in range(out.shape[0]):
         for q in range(b.shape[0]):
             out[i, q] = b[q]
-        _add_logits(data, indices, indptr[i], indptr[i + 1], W, 0, out[i])
+        start, stop = np.int64(indptr[i]), np.int64(indptr[i + 1])
+        _add_logits(data, indices, start, stop, W, 0, out[i])
 
 
 @njit(fastmath=_ELEMENTWISE)
