@@ -549,30 +549,38 @@ def _insert(k, score, indices, values):
 
 
 @njit(fastmath=False)
-def _class_score(row, codes, merge, start, work):
-    """Score of a class for one row (R, B), summed in the order of `_sum_class`.
+def _class_sum(row, table, k, offset):
+    """Sum of class k for one row (R, B), in the order of `_sum_class`."""
+    total = offset[k] if offset.shape[0] else np.float32(0)
+    for r in range(table.shape[1]):
+        total += row[r, table[k, r]]
+    return total
 
-    codes (R,): its buckets; start: its offset; work (R,): space to sort in.
-    """
-    R = codes.shape[0]
-    if merge == _SUM:
-        total = start
-        for r in range(R):
-            total += row[r, codes[r]]
-        return total
-    if merge == _MIN:
-        total = np.float32(np.inf)
-        for r in range(R):
-            total = min(total, row[r, codes[r]])
-        return total
+
+@njit(fastmath=False)
+def _class_middle(row, table, k, merge, work):
+    """Minimum or median of class k for one row (R, B); work (R,): space to sort in."""
+    R = table.shape[1]
     for r in range(R):
-        t = row[r, codes[r]]
+        t = row[r, table[k, r]]
         j = r
         while j > 0 and work[j - 1] > t:
             work[j] = work[j - 1]
             j -= 1
         work[j] = t
+    if merge == _MIN:
+        return work[0]
     return (work[(R - 1) // 2] + work[R // 2]) * np.float32(0.5)
+
+
+@njit(fastmath=False, inline="always")
+def _class_score(row, table, k, merge, offset, work):
+    """Score of class k for one row (R, B). Sums are apart, as the ones to be inlined:
+    all merges in one function took 7.9 instead of 1.9 ms for 105,033 sums of 25.
+    """
+    if merge == _SUM:
+        return _class_sum(row, table, k, offset)
+    return _class_middle(row, table, k, merge, work)
 
 
 @njit(fastmath=False)
@@ -581,9 +589,12 @@ def _topk_first(scores, table, merge, offset, n_first, indices, values):
     n, n_best = indices.shape
     work = np.empty(table.shape[1], dtype=np.float32)
     for i in range(n):
+        row = scores[i]
         for k in range(n_first):
-            start = offset[k] if offset.shape[0] else np.float32(0)
-            score = _class_score(scores[i], table[k], merge, start, work)
+            if merge == _SUM:
+                score = _class_sum(row, table, k, offset)
+            else:
+                score = _class_middle(row, table, k, merge, work)
             if k < n_best or score > values[i, n_best - 1]:
                 _insert(k, score, indices[i], values[i])
 
@@ -693,8 +704,7 @@ def _topk_block(
             while mask:
                 i = _lowest_bit(mask)
                 mask &= mask - np.uint64(1)
-                start = offset[k] if offset.shape[0] else np.float32(0)
-                score = _class_score(scores[i], table[k], merge, start, work)
+                score = _class_score(scores[i], table, k, merge, offset, work)
                 if score > values[i, n_best - 1]:
                     _insert(k, score, indices[i], values[i])
                     t = values[i, n_best - 1]
@@ -732,8 +742,7 @@ def _topk_rows(
                     mask &= mask - np.uint64(1)
                     if k < n_best or k >= K:
                         continue
-                    start = offset[k] if offset.shape[0] else np.float32(0)
-                    score = _class_score(scores[i], table[k], merge, start, work)
+                    score = _class_score(scores[i], table, k, merge, offset, work)
                     if score > values[i, n_best - 1]:
                         _insert(k, score, indices[i], values[i])
                         t = values[i, n_best - 1]
