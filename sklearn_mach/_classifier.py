@@ -65,6 +65,7 @@ _SMOOTHING = 1e-3
 _SCALE_RATIO = 1e3  # features whose scales differ by more are reported
 _CALIBRATION_SCORES = 20_000_000  # class scores that the calibration may look at
 _CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
+_PLAIN_VALUES = 100_000  # values of X that are checked in the short way
 _CHUNK_BYTES = 1 << 26  # bucket scores made at a time, for all threads together
 
 
@@ -480,6 +481,8 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _validate(self, X, y="no_validation", reset=False):
         """Checked rows (CSR canonical with int32 indices, or C-ordered), and labels."""
+        if isinstance(y, str) and self._is_plain(X):
+            return X
         tags = self.__sklearn_tags__().input_tags
         if not isinstance(y, str):
             _refuse_missing(y)
@@ -509,6 +512,31 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 check_classification_targets(labels[0])
             return X, labels[0]
         return X
+
+    def _is_plain(self, X):
+        """Whether X is a few rows that all checks of `_validate` leave as they are.
+
+        Seeing it here saves scikit-learn's look for data frames and names of columns,
+        longer than the decoding of a row. Whatever is not plain goes there.
+        """
+        if type(X) is np.ndarray:
+            values, is_ordered = X, X.flags.c_contiguous
+        elif type(X) in (sp.csr_matrix, sp.csr_array):
+            values, is_ordered = X.data, X.indices.dtype == np.int32
+        else:
+            return False
+        return (
+            self.estimator is None
+            and not hasattr(self, "feature_names_in_")
+            and is_ordered
+            and X.ndim == 2
+            and X.shape[0] > 0
+            and X.shape[1] == self.n_features_in_
+            and values.size <= _PLAIN_VALUES
+            and values.dtype in (np.float32, np.float64)
+            and bool(np.isfinite(values).all())
+            and (values is X or bool(X.has_canonical_format))
+        )
 
     def _route(self, method, X, y, y_codes, classes, sample_weight, params):
         """Metadata of the base estimator, and the row weights of the built-in learner.

@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import joblib
@@ -1581,3 +1582,48 @@ def test_no_folder_of_the_caller_is_written(blobs, tmp_path, monkeypatch):
     X, y = blobs(60)
     MACHClassifier(verbose=0).fit(X, y).predict(X)
     assert not list(Path(tmp_path).iterdir())
+
+
+@pytest.mark.parametrize("container", [np.asarray, sp.csr_matrix, sp.csr_array])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_rows_to_predict_are_checked_however_plain_they_are(container, bad):
+    rng = np.random.default_rng(0)
+    X, y = rng.random((60, 5)), np.arange(60) % 6
+    model = MACHClassifier(random_state=0, max_iter=1).fit(container(X), y)
+    X[7, 2] = bad
+    message = "NaN" if np.isnan(bad) else "infinity"
+    with pytest.raises(ValueError, match=message):
+        model.predict(container(X[7:8]))
+    with pytest.raises(ValueError, match="expecting 5 features"):
+        model.predict(container(X[:1, :4]))
+    with pytest.raises(ValueError, match="0 sample"):
+        model.predict(container(X[:0]))
+    with pytest.raises(ValueError, match="1D|1d|2D"):
+        model.predict(np.zeros(5))
+
+
+def test_a_row_is_predicted_alike_in_every_form():
+    rng = np.random.default_rng(0)
+    X, y = rng.integers(0, 4, (60, 5)).astype(np.float64), np.arange(60) % 6
+    model = MACHClassifier(random_state=0, max_iter=3).fit(X, y)
+    expected = model.predict(X)
+    indices = np.tile(np.arange(5)[::-1], 60)  # unsorted, 64 bits
+    unsorted = sp.csr_array((X[:, ::-1].ravel(), indices, np.arange(61) * 5))
+    forms = X, X.astype(np.float32), X.astype(int), np.asfortranarray(X), unsorted
+    for form in (*forms, sp.csr_matrix(X), sp.coo_array(X).tocsr(), sp.csc_array(X)):
+        assert_array_equal(model.predict(form), expected)
+        for i in (0, 31):
+            row = form.tocsr()[i : i + 1] if sp.issparse(form) else form[i : i + 1]
+            assert_array_equal(model.predict(row), expected[i : i + 1])
+
+
+def test_threads_may_predict_with_one_model_at_once():
+    rng = np.random.default_rng(0)
+    X, y = rng.random((400, 5)), np.arange(400) % 200
+    model = MACHClassifier(random_state=0, max_iter=1).fit(X, y)
+    expected = model.predict_topk(X, k=3)
+    parts = [slice(i, i + 1 + i % 40) for i in range(0, 360, 7)] * 4
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda part: model.predict_topk(X[part], k=3), parts))
+    for part, labels in zip(parts, found, strict=True):
+        assert_array_equal(labels, expected[part])
