@@ -43,14 +43,19 @@ def bucket_loss(X, y, table, W, b, weight):
     )
 
 
-def sgd_epoch(X, y, table, W, b, order, step, decay, *, batch_size=1, bias, penalty=0):
+def sgd_epoch(
+    X, y, table, W, b, order, step, decay, *, batch_size=1, bias, penalty=0,
+    bound=np.inf
+):  # fmt: skip
     """One pass in float64: W (R, B, d) and b (R, B) are changed.
 
     A batch takes the sum of the steps of its rows, each
     ``factor * step_i * (softmax - onehot)`` times x_i for W and times `bias` for b.
     The factor falls linearly from decay[0] towards decay[1].  W is then divided by
     ``1 + factor * penalty`` for each row of the batch (once for all together).  The
-    loss, summed over rows before their step, is returned with shape (n, R).
+    loss, summed over rows before their step, is returned with shape (n, R).  A feature
+    whose ``factor * step_i * x_ij^2`` sum to more than `bound` over the batch takes
+    so much smaller a step.
     """
     loss = np.zeros((len(order), table.shape[1]))
     for start in range(0, len(order), batch_size):
@@ -63,9 +68,12 @@ def sgd_epoch(X, y, table, W, b, order, step, decay, *, batch_size=1, bias, pena
                 loss[t, r] = -np.log(g[table[y[i], r]])
                 g[table[y[i], r]] -= 1
                 gradients.append(factor * step[i] * g)
+            squares = np.append(X[rows] ** 2, np.full((len(rows), 1), bias), axis=1)
+            sizes = factor * step[rows] @ squares
+            part = bound / np.maximum(sizes, bound) if bound < np.inf else sizes**0
             for i, g in zip(rows, gradients, strict=True):
-                W[r] -= np.outer(g, X[i])
-                b[r] -= bias * g
+                W[r] -= np.outer(g, part[:-1] * X[i])
+                b[r] -= part[-1] * bias * g
             W[r] /= 1 + factor * penalty * len(rows)
     return loss
 
