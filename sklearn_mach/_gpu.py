@@ -373,8 +373,9 @@ class _Rows:
         if self.sparse:
             lengths = X.indptr[rows + 1] - X.indptr[rows]
             first = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-            data = cupyx.empty_pinned(first[-1], np.float32)
-            indices = cupyx.empty_pinned(first[-1], np.int32)
+            n_entries = max(int(first[-1]), 1)  # no buffer may be empty
+            data = cupyx.empty_pinned(n_entries, np.float32)
+            indices = cupyx.empty_pinned(n_entries, np.int32)
             _gather(X.data, X.indices, X.indptr, rows, first, data, indices)
             host = [data, indices, first, np.arange(len(rows), dtype=np.int32)]
         else:
@@ -619,7 +620,10 @@ class _Task:
         np.cumsum(self.rows.sizes[part], out=first[1:])
         n_entries = int(first[-1])
         key = cupy.empty(n_entries, np.int64)
-        place, value = cupy.empty(n_entries, np.int32), cupy.empty(n_entries, np.float32)
+        place, value = (
+            cupy.empty(n_entries, np.int32),
+            cupy.empty(n_entries, np.float32),
+        )
         args = (*chunk, cupy.asarray(first), np.int32(size), np.int32(self.d))
         self.kernels.list_entries((len(part),), (64,), (*args, key, place, value))
         if n_batches * self.d < 2**31:
