@@ -104,21 +104,15 @@ def accuracy(quick):
     for seed in range(seeds):
         tokens = load_python_tokens(n_files=n_files, random_state=seed)
         train, test = normalize(tokens.data_train), normalize(tokens.data_test)
+        target = np.asarray(tokens.target_test)[:, None]
         scores = []
         for device in ("cpu", "cuda"):
             model = MACHClassifier(device=device, random_state=seed, n_jobs=-1)
-            model.fit(train, tokens.target_train)
-            top = (
-                model.predict_topk(test, k=5) == np.asarray(tokens.target_test)[:, None]
-            )
-            scores.append(100 * np.array([top[:, 0].mean(), top.any(axis=1).mean()]))
-        (c1, c5), (g1, g5) = scores
-        report(
-            f"tokens, seed {seed}: top-1, CPU / GPU", f"{c1:.2f} / {g1:.2f}", "+-0.3"
-        )
-        report(
-            f"tokens, seed {seed}: top-5, CPU / GPU", f"{c5:.2f} / {g5:.2f}", "+-0.3"
-        )
+            hits = model.fit(train, tokens.target_train).predict_topk(test, 5) == target
+            scores.append([100 * hits[:, :k].any(axis=1).mean() for k in (1, 5)])
+        for k, on_cpu, on_gpu in zip((1, 5), *scores, strict=True):
+            figures = f"{on_cpu:.2f} / {on_gpu:.2f}"
+            report(f"tokens, seed {seed}: top-{k}, CPU / GPU", figures, "+-0.3")
 
 
 def odp(gpu, cupy, quick):

@@ -50,8 +50,8 @@ __device__ float warp_sum(float v)
 
 // Row t of a batch, a block: logits Z[t] (pitch) = scale * x W + b, where x W is read
 // from Z itself if the rows are not sparse.  Then, by mode, Z becomes the gradient
-// factor * rate[r] * step[t] * (softmax - onehot), and loss[t, r] = -weight[t] log P; or
-// the logarithms of the softmax; or the softmax.
+// factor * rate[r] * step[t] * (softmax - onehot), and loss[t, r] = -weight[t] log P;
+// or the logarithms of the softmax; or the softmax.
 extern "C" __global__ void score_rows(
     int sparse, const float* data, const int* indices, const long long* indptr,
     const int* rows, const float* W, const float* b, float scale, int n_repetitions,
@@ -151,8 +151,10 @@ extern "C" __global__ void update(
     const int q = 4 * (blockIdx.y * blockDim.x + threadIdx.x);
     if (q >= pitch) return;
     const int f = (int)blockIdx.x - 1;
-    const int start = intercept ? 0 : first[f], stop = intercept ? n_rows : first[f + 1];
-    float4* target = (float4*)(intercept ? b + q : W + (long long)features[f] * pitch + q);
+    const int start = intercept ? 0 : first[f];
+    const int stop = intercept ? n_rows : first[f + 1];
+    float* row = intercept ? b : W + (long long)features[f] * pitch;
+    float4* target = (float4*)(row + q);
     float4 w = *target;
     float4 a = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
     float size = 0.0f;

@@ -1,7 +1,7 @@
 """The GPU's learner and search: one body of tests for all devices, slow references.
 
-"host" is the code of the GPU on a stand-in for CuPy, its kernels compiled by g++; "cuda"
-is a real GPU.
+"host" is the code of the GPU on a stand-in for CuPy, its kernels compiled by g++;
+"cuda" is a real GPU.
 """
 
 import pickle
