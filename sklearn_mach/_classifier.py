@@ -45,7 +45,14 @@ from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validat
 from threadpoolctl import threadpool_limits
 
 from . import _hashing, _softmax, theory
-from ._backends import format_bytes, free_memory, resolve_device
+from ._backends import (
+    backend,
+    choose_device,
+    format_bytes,
+    free_memory,
+    predicting_device,
+    resolve_device,
+)
 from ._calibration import fit_scalars, log_proportions
 from ._compat import (
     HasMethods,
@@ -122,8 +129,11 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         logarithms, their mean (the paper's estimator), their minimum (count-min) or
         their median.
 
-    device : {"auto", "cpu"}, default="auto"
-        Where the built-in learner runs.
+    device : {"auto", "cpu", "cuda"} or str, default="auto"
+        Where the built-in learner trains and predicts: "cuda" on all NVIDIA GPUs,
+        among which the repetitions are dealt, "cuda:1" on one of them. "auto" takes
+        GPUs if one answers and X is large. A model trained on a GPU predicts on the CPU
+        where no GPU answers.
 
     learning_rate : float or "auto", default="auto"
         Step of the built-in learner at the start, for a row of weight one.  "auto" is a
@@ -142,7 +152,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     batch_size : int or "auto", default="auto"
         Rows of a dense X in one step.  "auto" is up to 128.  With sparse X the built-in
-        learner takes a step for each row.
+        learner takes a step for each row.  On a GPU rows of both kinds, and up to 1024.
 
     tol : float or None, default=1e-4
         A repetition is no longer trained when its loss has not fallen by at least `tol`
@@ -365,7 +375,6 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         """
         _raise_for_params(fit_params, self, "fit")
         self._check_parameters()
-        device = resolve_device(self.device)
         warm = self.warm_start and hasattr(self, "bucket_table_")
         with self._unchanged_on_error():
             X, y = self._validate(X, y, reset=not warm)
@@ -382,7 +391,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             sketch = self._sketch(X, y_codes, weight, classes.size)
             plan = self._plan(X, classes.size, warm, sketch)
             self._train("fit", X, y_codes, weight, params, plan)
-            self.classes_, self.device_ = classes, device
+            self.classes_ = classes
         return self
 
     @available_if(_has_partial_fit)
@@ -412,7 +421,6 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         """
         _raise_for_params(fit_params, self, "partial_fit")
         self._check_parameters()
-        device = resolve_device(self.device)
         first = not hasattr(self, "bucket_table_")
         if first and classes is None:
             raise ValueError("classes must be passed at the first call of partial_fit.")
@@ -447,7 +455,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                     table=self.bucket_table_,
                 )
             self._train("partial_fit", X, y_codes, weight, params, plan)
-            self.classes_, self.device_ = classes, device
+            self.classes_ = classes
         return self
 
     @contextmanager
@@ -463,8 +471,14 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     def _check_parameters(self):
         """What the constraints of single parameters cannot say."""
+        resolve_device(self.device)
         if self.estimator is None:
             return
+        if self.device not in ("auto", "cpu"):
+            raise ValueError(
+                f"device={self.device!r} is for the built-in learner. With a base "
+                "estimator use device='cpu' or 'auto'."
+            )
         if isinstance(self.estimator, type) or not is_classifier(self.estimator):
             raise ValueError(
                 f"estimator={self.estimator!r} is not a classifier. Pass an instance "
@@ -685,11 +699,13 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             self.__dict__.pop("estimators_", None)
         else:
             self._train_estimators(method, X, y, params, plan)
+            self.device_ = "cpu"
             for name in ("_weights", "_intercepts", "_scalars"):
                 self.__dict__.pop(name, None)
         self.n_repetitions_, self.n_buckets_ = plan.n_repetitions, plan.n_buckets
         self.bucket_table_ = plan.table
         self._prepared = prepare(plan.table, plan.n_buckets)
+        self.__dict__.pop("_placed", None)
 
     def _train_estimators(self, method, X, y, params, plan):
         estimators = list(self.estimators_) if plan.n_old else []
@@ -727,7 +743,10 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             mean_length = None
             seen, block, factor = 0, n_samples, None
             _warn_about_scales(X)
+        self.device_ = choose_device(self.device, X, width)
+        device = backend(self.device_)
         options = self.get_params(deep=False)
+        options["batch_size"] = device.batch_size(options, n_samples)
         if method == "partial_fit":
             options |= {"max_iter": 1, "early_stopping": False}
         n_held = 0
@@ -761,7 +780,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 W[:, : plan.n_old * n_buckets] = self._weights
                 b[: plan.n_old * n_buckets] = self._intercepts
         try:
-            n_iter = _softmax.train_all(
+            n_iter = device.train_all(
                 X, y, plan.table, W, b, first, not continued, settings, self.n_jobs
             )
         except BaseException:
@@ -840,11 +859,13 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             )
         X = self._validate(X)
         merge, n_jobs = self._merge(), effective_n_jobs(self.n_jobs)
+        if self._device() != "cpu":
+            n_jobs = 1  # the device is busy with one chunk
         chunks = self._chunks(X.shape[0], n_jobs)
         if len(chunks) == 1:
             parts = [self._topk(X, k, merge)]
         else:
-            parts = Parallel(n_jobs=self.n_jobs, prefer="threads")(
+            parts = Parallel(n_jobs=n_jobs, prefer="threads")(
                 delayed(self._topk)(X[rows], k, merge) for rows in chunks
             )
         indices = np.concatenate([part[0] for part in parts])
@@ -937,7 +958,24 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         n_rows = min(max(int(n_bytes), 1), max(-(-n_samples // n_jobs), 1))
         return list(gen_batches(n_samples, n_rows))
 
+    def _device(self):
+        """The device that predicts: that of `fit`, or the CPU if it does not answer."""
+        return predicting_device(self.device_) if hasattr(self, "_weights") else "cpu"
+
+    def _place(self, device):
+        """The model on the device, copied there once."""
+        if getattr(self, "_placed", (None,))[0] != device:
+            place = backend(device).place
+            model = self._weights, self._intercepts, self.bucket_table_
+            self._placed = device, place(*model, self.n_buckets_, self._prepared)
+        return self._placed[1]
+
     def _topk(self, X, k, merge):
+        device = self._device()
+        if device != "cpu":
+            log = self.decoder == "log_mean"
+            divisor = self.n_repetitions_ if merge == "sum" else 1
+            return backend(device).topk(self._place(device), X, k, merge, log, divisor)
         scores = self._bucket_scores(X)
         return decode_topk(
             scores, self.bucket_table_, k, merge=merge, prepared=self._prepared
@@ -970,7 +1008,10 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         same numbers.
         """
         log = self.decoder == "log_mean"
-        if hasattr(self, "_weights"):
+        device = self._device()
+        if device != "cpu":
+            out = backend(device).bucket_proba(self._place(device), X, log, 1)
+        elif hasattr(self, "_weights"):
             out = _softmax.bucket_proba(
                 X, self._weights, self._intercepts, self.n_buckets_, log
             )
@@ -990,6 +1031,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def __getstate__(self):
         state = dict(super().__getstate__())
         state.pop("_prepared", None)  # depends on the processor
+        state.pop("_placed", None)  # a copy on a device
         return state
 
     def __setstate__(self, state):

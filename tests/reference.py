@@ -44,16 +44,18 @@ def bucket_loss(X, y, table, W, b, weight):
 
 
 def sgd_epoch(
-    X, y, table, W, b, order, step, decay, *, batch_size=1, bias, penalty=0, gain=1.0
+    X, y, table, W, b, order, step, decay, *, batch_size=1, bias, penalty=0, gain=1.0,
+    bound=np.inf
 ):  # fmt: skip
     """One pass in float64: W (R, B, d) and b (R, B) are changed.
 
     A batch takes the sum of the steps of its rows, each
     ``factor * step_i * (softmax - onehot)`` times x_i and `gain` (d,) for W, and times
-    `bias` for b.
-    The factor falls linearly from decay[0] towards decay[1].  W is then divided by
-    ``1 + factor * penalty`` for each row of the batch (once for all together).  The
-    loss, summed over rows before their step, is returned with shape (n, R).
+    `bias` for b.  The factor falls linearly from decay[0] towards decay[1].  A feature
+    whose ``factor * step_i * gain_j * x_ij^2`` sum to more than `bound` over the batch
+    takes so much smaller a step.  W is then divided by ``1 + factor * penalty`` for
+    each row of the batch (once for all together).  The loss, summed over rows before
+    their step, is returned with shape (n, R).
     """
     loss = np.zeros((len(order), table.shape[1]))
     for start in range(0, len(order), batch_size):
@@ -66,11 +68,20 @@ def sgd_epoch(
                 loss[t, r] = -np.log(g[table[y[i], r]])
                 g[table[y[i], r]] -= 1
                 gradients.append(factor * step[i] * g)
+            own = np.full((len(rows), 1), bias)  # of the intercept
+            sizes = factor * step[rows] @ np.append(gain * X[rows] ** 2, own, axis=1)
+            part = bound / np.maximum(sizes, bound) if bound < np.inf else sizes**0
             for i, g in zip(rows, gradients, strict=True):
-                W[r] -= np.outer(g, X[i] * gain)
-                b[r] -= bias * g
+                W[r] -= np.outer(g, part[:-1] * gain * X[i])
+                b[r] -= part[-1] * bias * g
             W[r] /= 1 + factor * penalty * len(rows)
     return loss
+
+
+def feature_gains(X):
+    """1 + log((n + 1) / (n_j + 1)), scaled so that the rows keep their mean square."""
+    gain = np.array([1 + np.log((len(X) + 1) / (np.sum(x != 0) + 1)) for x in X.T])
+    return gain * np.sum(X**2) / np.sum(X**2 * gain)
 
 
 def sgd_fit(

@@ -215,8 +215,7 @@ def test_float32_and_float64_rows_give_nearly_the_same_weights(sparse, dtype):
 
 def auto_fit(X, y, table, n_buckets, n_epochs):
     """Weights and intercepts of the reference with the steps of "auto", factor 4."""
-    gain = TfidfTransformer().fit(sp.csr_matrix(X)).idf_
-    gain *= np.sum(X**2) / np.sum(X**2 @ gain)
+    gain = reference.feature_gains(X)
     bias = (X**2).sum(axis=1).mean()
     step = 4 / np.maximum(X**2 @ gain, bias)
     W, b, _ = reference.sgd_fit(
@@ -244,6 +243,15 @@ def test_auto_steps_are_in_proportion_to_the_inverse_document_frequency(sparse):
     # Steps of 4 amplify the rounding errors of float32 more than the 0.3 elsewhere.
     assert_allclose(model.coef_, W, rtol=1e-3, atol=1e-3)
     assert_allclose(model.intercept_, b, rtol=1e-3, atol=1e-3)
+
+
+def test_gains_are_in_proportion_to_the_idf_of_scikit_learn():
+    X = sp.csr_matrix(problem()[0])
+    gain = _softmax.feature_gains(X, np.ones(X.shape[0], np.float32))
+    idf = TfidfTransformer().fit(X).idf_
+    assert_allclose(gain / gain[0], idf / idf[0], rtol=1e-6)
+    dense = _softmax.feature_gains(X.toarray(), np.ones(X.shape[0], np.float32))
+    assert_allclose(gain, dense, rtol=1e-6)
 
 
 @pytest.mark.parametrize("options", [{"learning_rate": 0.3}, {"alpha": 0.01}])

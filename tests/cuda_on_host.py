@@ -1,0 +1,143 @@
+"""Enough of CuPy, in NumPy, to run `sklearn_mach._gpu` where there is no GPU.
+
+The kernels are compiled for the host by g++ (`cuda_on_host.cpp`), the arrays are
+NumPy's.  This checks the logic of the kernels and of their host code; what it cannot
+check is CuPy itself, races between streams, and anything about time.
+"""
+
+import ctypes
+import importlib
+import subprocess
+import sys
+import types
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+
+
+class Array(np.ndarray):
+    """A NumPy array with the methods that move one between host and device."""
+
+    def get(self, out=None):
+        if out is None:
+            return np.array(self)
+        assert out.flags.c_contiguous and out.shape == self.shape
+        out[...] = self
+
+    def set(self, array, stream=None):
+        assert array.dtype == self.dtype and array.shape == self.shape
+        assert array.flags.c_contiguous and self.flags.c_contiguous
+        self[...] = array
+
+
+def _device_array(function):
+    return lambda *args, **kwargs: np.asarray(function(*args, **kwargs)).view(Array)
+
+
+class Kernel:
+    """A kernel of the compiled library, called as CuPy's RawKernel is."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def __call__(self, grid, block, args, *, shared_mem=0):
+        assert block[0] % 32 == 0 and shared_mem <= 4 << 16
+        pointers = (ctypes.c_void_p * len(args))()
+        keep = []
+        for i, arg in enumerate(args):
+            if isinstance(arg, Array):
+                assert arg.flags.c_contiguous
+                arg = np.array(arg.ctypes.data, np.uintp)
+            else:  # a Python number would be passed with the wrong width
+                assert isinstance(arg, np.generic)
+                arg = np.array(arg)
+            keep.append(arg)
+            pointers[i] = arg.ctypes.data
+        grid = (ctypes.c_int * 2)(*grid, *[1] * (2 - len(grid)))
+        self.function(pointers, grid, ctypes.c_int(block[0]))
+
+
+class Device(nullcontext):
+    """A card of whose memory nothing is taken."""
+
+    total, count = 1 << 33, 1
+    attributes = {"MultiProcessorCount": 2, "MaxSharedMemoryPerBlockOptin": 1 << 17}
+
+    def __init__(self, id=0):
+        super().__init__(self)
+        self.id = id
+
+    @property
+    def mem_info(self):
+        return self.total, self.total
+
+
+class Stream(nullcontext):
+    def __init__(self, non_blocking=False):
+        super().__init__(self)
+
+    def synchronize(self):
+        pass
+
+    def record(self):
+        pass
+
+
+def _gemm(transa, transb, a, b, out=None, alpha=1.0, beta=0.0):
+    a, b = (m if t == "N" else m.T for m, t in ((a, transa), (b, transb)))
+    assert a.dtype == b.dtype == out.dtype == np.float32
+    with np.errstate(all="ignore"):  # a GPU warns of nothing
+        product = np.float32(alpha) * (a @ b)
+        out[...] = product + (np.float32(beta) * out if beta else 0)
+
+
+def load(folder, monkeypatch):
+    """The module `sklearn_mach._gpu` on top of the host's kernels."""
+    cupy, cupyx = types.ModuleType("cupy"), types.ModuleType("cupyx")
+    for name in ("arange", "argsort", "ascontiguousarray", "asarray", "empty"):
+        setattr(cupy, name, _device_array(getattr(np, name)))
+    for name in ("flatnonzero", "isfinite", "ones", "searchsorted", "zeros"):
+        setattr(cupy, name, _device_array(getattr(np, name)))
+    cupy.argsort = _device_array(lambda a: np.argsort(a, kind="stable"))
+    cupy.asarray = _device_array(np.array)  # a copy, as from host to device
+    cupy.cublas = types.ModuleType("cupy.cublas")
+    cupy.cublas.gemm = _gemm
+    pool = types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
+    cupy.get_default_memory_pool = lambda: pool
+    cupy.cuda = types.SimpleNamespace(
+        Device=Device,
+        Stream=Stream,
+        Event=lambda disable_timing: Stream(),
+        get_current_stream=Stream,
+        runtime=types.SimpleNamespace(getDeviceCount=lambda: Device.count),
+    )
+    cupyx.empty_pinned = np.empty
+
+    def raw_module(code, options):
+        library = build(code, Path(folder))
+        return types.SimpleNamespace(
+            get_function=lambda name: Kernel(getattr(library, f"host_{name}"))
+        )
+
+    cupy.RawModule = raw_module
+    for name, module in (("cupy", cupy), ("cupy.cublas", cupy.cublas)):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "cupyx", cupyx)
+    monkeypatch.delitem(sys.modules, "sklearn_mach._gpu", raising=False)
+    module = importlib.import_module("sklearn_mach._gpu")
+    del sys.modules["sklearn_mach"]._gpu  # or it would be taken for the real one
+    del sys.modules["sklearn_mach._gpu"]
+    return module
+
+
+def build(code, folder):
+    """The kernels as a library of the host, made once in a folder."""
+    if (folder / "kernels.so").exists():
+        return ctypes.CDLL(str(folder / "kernels.so"))
+    (folder / "kernels.cu").write_text(code)
+    source, target = Path(__file__).with_name("cuda_on_host.cpp"), folder / "kernels.so"
+    flags = ["-std=c++17", "-O1", "-shared", "-fPIC", "-w", "-ffp-contract=off"]
+    where = f'-DKERNELS="{folder / "kernels.cu"}"'
+    subprocess.run(["g++", *flags, where, source, "-o", target], check=True)
+    return ctypes.CDLL(str(target))

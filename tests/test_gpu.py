@@ -1,0 +1,376 @@
+"""The GPU's learner and search: one body of tests for all devices, slow references.
+
+"host" is the code of the GPU on a stand-in for CuPy, its kernels compiled by g++;
+"cuda" is a real GPU.
+"""
+
+import pickle
+import shutil
+import subprocess
+import sys
+
+import cuda_on_host
+import numpy as np
+import pytest
+import reference
+import scipy.sparse as sp
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.utils import check_random_state
+
+from sklearn_mach import MACHClassifier, _backends
+
+SEED = 3
+TOLERANCE = dict(rtol=1e-4, atol=3e-5)  # as of the CPU's learner, in test_softmax.py
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    if sys.platform != "linux" or shutil.which("g++") is None:
+        pytest.skip("needs Linux and g++ to compile the kernels for the host")
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def host_gpu(folder, monkeypatch):
+    """`sklearn_mach._gpu` on the host; the device "cuda" then is this stand-in."""
+    module = cuda_on_host.load(folder, monkeypatch)
+    monkeypatch.setattr(_backends, "_gpu", lambda: module)
+    return module
+
+
+@pytest.fixture(params=["cpu", "host", "cuda"])
+def device(request):
+    """The name of a device; CPU and GPU are held to the same references."""
+    if request.param == "host":
+        request.getfixturevalue("host_gpu")
+    elif request.param == "cuda":
+        try:
+            _backends.resolve_device("cuda")
+        except ValueError as error:
+            pytest.skip(str(error))
+    return "cpu" if request.param == "cpu" else "cuda"
+
+
+def problem(n=30, d=7, K=6, seed=0):
+    """Rows with zeros, classes, weights, and a table of three columns."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, d)) * (rng.random((n, d)) < 0.6)
+    y = np.concatenate([np.arange(K), rng.integers(0, K, n - K)])
+    table = np.array([[0, 0, 1], [1, 0, 2], [2, 1, 0], [0, 1, 2], [1, 2, 0], [2, 2, 1]])
+    return X, y, rng.uniform(0.2, 2, n), table
+
+
+def rows_by_epoch(n_epochs, rows):
+    seed = check_random_state(SEED).randint(np.iinfo(np.int32).max)
+    return [np.random.default_rng([seed, e]).permutation(rows) for e in range(n_epochs)]
+
+
+def learner(table, device, **parameters):
+    defaults = dict(hashing=table, tol=None, random_state=SEED, learning_rate=0.3)
+    return MACHClassifier(device=device, **(defaults | parameters))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("alpha", [0, 0.05])
+def test_epochs_equal_the_reference(device, sparse, batch_size, alpha):
+    if sparse and batch_size > 1 and device == "cpu":
+        pytest.skip("the CPU takes a step for each row of a sparse X")
+    X, y, weight, table = problem()
+    model = learner(table, device, max_iter=3, batch_size=batch_size, alpha=alpha)
+    model.fit(sp.csr_matrix(X) if sparse else X, y, weight)
+    assert model.device_ == device
+    weight = weight / weight.mean()
+    W, b, _ = reference.sgd_fit(
+        X,
+        y,
+        table,
+        3,
+        rows_by_epoch(3, np.arange(len(y))),
+        0.3 * weight,
+        weight,
+        batch_size=batch_size,
+        bias=np.average((X**2).sum(axis=1), weights=weight),
+        penalty=0.3 * alpha,
+        bound=2.0 if sparse and device == "cuda" else np.inf,
+    )
+    assert_allclose(model.coef_, W, **TOLERANCE)
+    assert_allclose(model.intercept_, b, **TOLERANCE)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_auto_steps_equal_the_reference(device, sparse):
+    X, y, _, table = problem()
+    X[(X == 0).all(axis=1), 0] = 1
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    model = learner(table, device, max_iter=3, learning_rate="auto", batch_size=1)
+    model.fit(sp.csr_matrix(X) if sparse else X, y)
+    gain = reference.feature_gains(X)
+    W, b, _ = reference.sgd_fit(
+        X,
+        y,
+        table,
+        3,
+        rows_by_epoch(3, np.arange(len(y))),
+        4 / np.maximum(X**2 @ gain, 1),
+        np.ones(len(y)),
+        bias=1.0,
+        gain=gain,
+        bound=2.0 if sparse and device == "cuda" else np.inf,
+    )
+    assert_allclose(model.coef_, W, rtol=1e-3, atol=1e-3)  # as in test_softmax.py
+    assert_allclose(model.intercept_, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_repetitions_stop_as_in_the_reference(device, sparse, early_stopping):
+    X, y, weight, table = problem(n=36)
+    X[np.arange(36), y % 7] += 3 * (y % 3 == 0)
+    model = learner(
+        table,
+        device,
+        max_iter=25,
+        tol=0.03,
+        n_iter_no_change=2,
+        batch_size=1,
+        early_stopping=early_stopping,
+        validation_fraction=0.25,
+    )
+    model.fit(sp.csr_matrix(X) if sparse else X, y, weight)
+    weight = weight / weight.mean()
+    validation, train = None, np.arange(36)
+    if early_stopping:
+        seed = check_random_state(SEED).randint(np.iinfo(np.int32).max)
+        shuffled = np.random.default_rng([seed]).permutation(train)
+        validation, train = shuffled[:9], shuffled[9:]
+    W, b, n_iter = reference.sgd_fit(
+        X,
+        y,
+        table,
+        3,
+        rows_by_epoch(25, train),
+        0.3 * weight,
+        weight,
+        tol=0.03,
+        n_iter_no_change=2,
+        validation=validation,
+        bias=np.average((X**2).sum(axis=1), weights=weight),
+        bound=2.0 if sparse and device == "cuda" else np.inf,
+    )
+    assert n_iter.max() < 25
+    assert model.n_iter_ == n_iter.max()
+    assert_allclose(model.coef_, W, rtol=1e-3, atol=3e-4)  # as in test_softmax.py
+    assert_allclose(model.intercept_, b, rtol=1e-3, atol=3e-4)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_predictions_equal_the_reference(device, sparse):
+    X, y, _, table = problem()
+    rows = sp.csr_matrix(X) if sparse else X
+    for decoder, merge in (("log_mean", "sum"), ("min", "min"), ("median", "median")):
+        model = learner(table, device, max_iter=2, decoder=decoder).fit(rows, y)
+        W, b = model.coef_.astype(float), model.intercept_.astype(float)
+        scores = reference.bucket_log_proba(X, W, b)
+        scores = scores / 3 if merge == "sum" else np.exp(scores)
+        expected = reference.class_scores(scores, table, merge)
+        found = model.decision_function(rows)
+        assert_allclose(found, expected, rtol=1e-5, atol=1e-5)  # logits of some tens
+        # Classes by the model's own scores: floats differ, the order may not.
+        classes, values = model.predict_topk(rows, 4, return_scores=True)
+        best = reference.topk(found, 4)
+        assert_array_equal(classes, best[0])
+        assert_array_equal(values, best[1])
+        one = np.concatenate([model.predict_topk(rows[i : i + 1], 4) for i in range(9)])
+        assert_array_equal(one, classes[:9])
+
+
+@pytest.mark.parametrize(
+    ("shape", "k", "merge"),
+    [
+        ((1, 1, 2), 1, "sum"),
+        ((33, 3, 5), 3, "sum"),
+        ((40, 4, 8), 32, "min"),
+        ((5, 30, 70), 4, "sum"),  # too large for shared memory
+    ],
+)
+@pytest.mark.parametrize("K", [40, 9001])
+def test_best_classes_equal_a_full_sort_bit_for_bit(device, shape, k, merge, K):
+    if device == "cpu":
+        pytest.skip("the CPU's search is tested in test_decoding.py")
+    gpu = _backends._gpu()
+    rng = np.random.default_rng([K, k])
+    # Few values, so that there are many ties, and sums that depend on their order.
+    scores = np.log(rng.integers(1, 5, shape).astype(np.float32))
+    scores[0, 0, 0] = -np.inf
+    table = rng.integers(0, shape[2], (K, shape[1])).astype(np.int32)
+    asarray = gpu.cupy.asarray
+    values, classes = gpu.best_classes(asarray(scores), asarray(table), k, merge)
+    expected = reference.topk(reference.class_scores(scores, table, merge), k)
+    assert_array_equal(classes.get(), expected[0])
+    assert_array_equal(values.get(), expected[1])
+
+
+def fitted(X, y, table, **parameters):
+    model = learner(table, "cuda", max_iter=2, batch_size=4, **parameters).fit(X, y)
+    return model.coef_.copy(), model.intercept_.copy()
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_streamed_in_chunks_give_the_same_weights(
+    host_gpu, monkeypatch, sparse, dtype
+):
+    X, y, _, table = problem()
+    X = sp.csr_matrix(X, dtype=dtype) if sparse else X.astype(dtype)
+    whole = fitted(X, y, table)
+    monkeypatch.setattr(host_gpu, "_ENTRIES", 30)
+    monkeypatch.setattr(host_gpu, "_PIECE", 16)
+    monkeypatch.setattr(_backends, "plan_training", lambda *args: (2, False))
+    for a, b in zip(whole, fitted(X, y, table), strict=True):
+        # BLAS sums of a dense X depend on the columns that stand beside a column.
+        assert_allclose(a, b, rtol=0 if sparse else 1e-5, atol=0 if sparse else 1e-6)
+
+
+def test_several_devices_and_turns_change_no_bit(host_gpu, monkeypatch):
+    X, y, _, table = problem()
+    X = sp.csr_matrix(X)
+    one = fitted(X, y, table)
+    monkeypatch.setattr(cuda_on_host.Device, "count", 2)
+    monkeypatch.setattr(host_gpu, "ThreadPoolExecutor", InTurn)  # kernels on one thread
+    for a, b in zip(one, fitted(X, y, table), strict=True):
+        assert_array_equal(a, b)
+    assert learner(table, "cuda:1", max_iter=1).fit(X, y).device_ == "cuda:1"
+
+
+class InTurn:
+    """A pool of threads that is none."""
+
+    def __init__(self, n_threads):
+        self.map = map
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_more_repetitions_and_partial_fit(device, sparse):
+    X, y, _, table = problem()
+    rows = sp.csr_matrix(X) if sparse else X
+    all_at_once = learner(table, device, max_iter=2, batch_size=1).fit(rows, y)
+    model = learner(table[:, :2], device, max_iter=2, batch_size=1, warm_start=True)
+    model.fit(rows, y).set_params(hashing=table).fit(rows, y)
+    # BLAS sums of a dense X depend on the columns that stand beside a column.
+    assert_allclose(model.coef_, all_at_once.coef_, rtol=1e-5, atol=1e-6)
+    before = model.predict_topk(rows, 6, return_scores=True)[1]
+    model.partial_fit(rows, y)  # no stale copy of the weights may stay on the device
+    after = model.predict_topk(rows, 6, return_scores=True)[1]
+    assert np.abs(after - before).max() > 1e-3
+    W, b = model.coef_.astype(float), model.intercept_.astype(float)
+    scores = reference.bucket_log_proba(X, W, b) / 3
+    expected = -np.sort(-reference.class_scores(scores, table))
+    assert_allclose(after, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_model_of_a_gpu_predicts_without_one(host_gpu, monkeypatch):
+    X, y, _, table = problem()
+    X = sp.csr_matrix(X)
+    model = learner(table, "cuda", max_iter=2).fit(X, y)
+    labels, scores = model.predict_topk(X, 6, return_scores=True)
+    assert model._placed[0] == "cuda"
+    copy = pickle.loads(pickle.dumps(model))
+    assert not hasattr(copy, "_placed")
+
+    def missing():
+        raise ValueError("no GPU is visible")
+
+    monkeypatch.setattr(_backends, "_gpu", missing)
+    elsewhere = copy.predict_topk(X, 6, return_scores=True)
+    assert_allclose(elsewhere[1], scores, rtol=1e-5, atol=1e-6)  # float32 sums
+    # Classes of nearly equal scores may change places, others may not.
+    clear = np.diff(-scores, axis=1, prepend=-np.inf, append=np.inf) > 1e-5
+    clear = clear[:, :-1] & clear[:, 1:]
+    assert_array_equal(elsewhere[0][clear], labels[clear])
+    with pytest.raises(ValueError, match="device='cuda' cannot be used: no GPU"):
+        copy.fit(X, y)
+
+
+def test_overflow_is_reported(host_gpu):
+    X, y, _, table = problem()
+    model = learner(table, "cuda", learning_rate=1e30)
+    with pytest.raises(ValueError, match="overflowed"):
+        model.fit(X * 1e10, y)
+
+
+def test_auto_takes_a_gpu_for_large_problems_only(host_gpu, monkeypatch):
+    X, y, _, table = problem()
+    assert learner(table, "auto", max_iter=1).fit(X, y).device_ == "cpu"
+    monkeypatch.setattr(_backends, "_WORTH_A_GPU", X.size * 9)
+    assert learner(table, "auto", max_iter=1).fit(X, y).device_ == "cuda"
+
+
+def test_a_base_estimator_takes_no_gpu(host_gpu):
+    from sklearn.naive_bayes import GaussianNB
+
+    X, y, _, table = problem()
+    model = MACHClassifier(GaussianNB(), device="cuda")
+    with pytest.raises(ValueError, match="device='cuda' is for the built-in learner"):
+        model.fit(X, y)
+    assert model.set_params(device="auto").fit(X, y).device_ == "cpu"
+
+
+@pytest.mark.parametrize("compiler", ["nvcc", "nvrtc"])
+def test_the_kernels_compile(folder, host_gpu, compiler):
+    (folder / "k.cu").write_text(host_gpu.SOURCE)
+    if compiler == "nvcc":
+        if shutil.which("nvcc") is None:
+            pytest.skip("nvcc is not installed")
+        command = ["nvcc", "-std=c++17", "-cubin", "-arch=sm_80", folder / "k.cu", "-o"]
+        command.append(folder / "k.cubin")
+    else:
+        script = (
+            "import sys; from cupy_backends.cuda.libs import nvrtc\n"
+            "p = nvrtc.createProgram(open(sys.argv[1]).read(), 'k.cu', (), ())\n"
+            "try:\n"
+            "    nvrtc.compileProgram(p, ('-std=c++17', '-arch=sm_80'))\n"
+            "except Exception:\n"
+            "    sys.exit(nvrtc.getProgramLog(p))\n"
+        )
+        command = [sys.executable, "-c", "import cupy_backends"]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("CuPy, and so NVRTC, is not installed")
+        command = [sys.executable, "-c", script, folder / "k.cu"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_importing_the_package_leaves_cupy_alone():
+    code = "import sys, sklearn_mach; sys.exit('cupy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+GB = 1 << 30
+
+
+def plan(free, shape=(1000, 1_000_000), nnz=50_000, R=8, B=64):
+    return _backends.plan_training(free, shape, nnz, 100, R, B, 1024)
+
+
+def test_the_plan_fits_the_memory():
+    assert plan(8 * GB) == (8, True)
+    assert plan(2 * GB) == (4, True)
+    assert plan(2 * GB, nnz=10**9) == (4, False)
+    assert plan(8 * GB, nnz=None) == (8, True)
+    assert plan(8 * GB, shape=(10_000, 1_000_000), nnz=None) == (8, False)
+
+
+def test_a_plan_that_cannot_fit_names_sizes_that_do():
+    with pytest.raises(MemoryError, match="n_buckets=256 fits") as error:
+        plan(int(2.0 * GB), B=1024)
+    assert "5." in str(error.value) and "2.15 GB" in str(error.value)
+    assert plan(int(2.0 * GB), B=256)[0] >= 1
+    with pytest.raises(MemoryError, match="fewer features"):
+        plan(GB // 2)
