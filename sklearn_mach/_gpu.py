@@ -144,8 +144,8 @@ __device__ float allowed(float size, float bound, const float* rate, int r, int 
 extern "C" __global__ void update(
     const int* first, const int* features, const int* place, const float* value,
     const float* step, const float* gain, int n_rows, float factor, float bound,
-    float bias, float inverse_scale, const float* rate, int n_repetitions, int n_buckets, int pitch,
-    const float* gradients, float* W, float* b)
+    float bias, float inverse_scale, const float* rate, int n_repetitions,
+    int n_buckets, int pitch, const float* gradients, float* W, float* b)
 {
     const bool intercept = blockIdx.x == 0;
     const int q = 4 * (blockIdx.y * blockDim.x + threadIdx.x);
