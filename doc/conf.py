@@ -32,7 +32,6 @@ extensions = [
 templates_path = ["_templates"]
 exclude_patterns = ["_build", "_templates", "auto_examples/**/README.rst"]
 default_role = "literal"
-# The search would look a word up in every example's list of variables.
 suppress_warnings = ["config.cache"]  # the gallery's configuration holds a function
 
 # API pages -----------------------------------------------------------------------------
@@ -54,7 +53,7 @@ intersphinx_mapping = {
 if os.environ.get("DOCS_OFFLINE") == "1":
     intersphinx_mapping = {}
     # Docstrings inherited from scikit-learn refer to pages of its documentation.
-    suppress_warnings.append("ref.ref")
+    suppress_warnings += ["ref.ref", "ref.term"]
 
 # Gallery -------------------------------------------------------------------------------
 
@@ -73,7 +72,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": "/plot_",
-    "ignore_pattern": "/bench_",
+    "ignore_pattern": "bench_",
     "image_srcset": ["2x"],
     "min_reported_time": 1,
     "plot_gallery": os.environ.get("DOCS_GALLERY", "1") == "1",
@@ -83,6 +82,7 @@ sphinx_gallery_conf = {
     "show_memory": False,
     "show_signature": False,
     "within_subsection_order": "FileNameSortKey",
+    "write_computation_times": False,
 }
 # The figures are made without a screen.
 warnings.filterwarnings("ignore", message=".*is non-interactive")
