@@ -882,7 +882,9 @@ def _stages_block(scores, table, adds, deficits, lanes, limits, indices, values)
         first, stop = stop, min(4 * stop, K)
         for i in range(n):
             worst = values[i, last_stage, n_best - 1]
-            gap = min(span[i], ceiling[i, last_stage] - worst)
+            gap = span[i]
+            if worst > -np.inf:
+                gap = min(gap, ceiling[i, last_stage] - worst)
             scale[i] = _TOP / max(gap + error[i], 1e-30)
             inverse = scale[i] * (1 - 1e-6)  # more than the rounding of a deficit
             for r in range(R):
