@@ -94,7 +94,7 @@ html_title = "sklearn_mach"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
-html_sidebars = {"changes": [], "contributing": []}
+html_sidebars = {"user_guide": [], "changes": [], "contributing": []}  # no subpages
 html_theme_options = {
     "logo": {"text": "sklearn_mach"},
     "navbar_align": "left",

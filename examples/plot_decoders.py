@@ -73,9 +73,9 @@ for name in DECODERS:
 # Both side by side
 # -----------------
 # On the left, all are right when one class has most of the probability. On flat rows
-# the minimum and the median, which look at one or two buckets only, lose first.
-# On the right the rows go from unsure to sure. A learned probability is wrong here and
-# there, and the logarithm makes a class pay for every bucket in which it is implausible.
+# the minimum and the median, which look at one or two buckets only, lose first. On the
+# right the rows go from unsure to sure. A learned probability is wrong here and there,
+# and the logarithm makes a class pay for every bucket in which it is implausible.
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 centres = [confidence[group == g].mean() for g in range(5)]

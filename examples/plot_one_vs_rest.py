@@ -1,7 +1,7 @@
 """
-=============================
+============================
 One-vs-rest, as classes grow
-=============================
+============================
 
 One-vs-rest needs weights and time for every class; MACH needs them for R B buckets,
 however many classes there are. Where is it that the two cross?
@@ -41,7 +41,8 @@ MACHClassifier(n_repetitions=4, n_buckets=5).fit(*warm_up)  # compiles the learn
 # %%
 # Both on the same rows
 # ---------------------
-# MACH has R B = 512 buckets. One-vs-rest is a linear support vector machine for each class.
+# MACH has R B = 512 buckets. One-vs-rest is a linear support vector machine for each
+# class.
 
 sizes = [30, 100, 300, 1000, 2000]
 results = {"One-vs-rest": [], "MACH": []}
@@ -59,13 +60,15 @@ for K in sizes:
         megabytes = 4 * model.coef_.size / 1e6  # in float32, for both
         score = model.score(X_test, y_test)
         results[name].append((seconds, megabytes, score))
-        print(f"K = {K:5,}  {name:12} {seconds:6.2f} s  {megabytes:6.1f} MB  {score:.3f}")
+        print(
+            f"K = {K:5,}  {name:12} {seconds:6.2f} s  {megabytes:6.1f} MB  {score:.3f}"
+        )
 
 # %%
 # Where they cross
 # ----------------
-# In memory the two are equal at K = R B, by counting. In time the crossing point depends on
-# the learners; it is read off between the two nearest sizes.
+# In memory the two are equal at K = R B, by counting. In time the crossing point
+# depends on the learners; it is read off between the two nearest sizes.
 
 figure, panels = plt.subplots(1, 3, figsize=(11, 3.6), layout="constrained")
 labels = ("Seconds to fit", "Weights (MB)", "Top-1 accuracy")

@@ -4,9 +4,9 @@ Training block by block
 =======================
 
 Rows that do not fit in memory, or that come one day after another, are learned with
-``partial_fit``: one pass over each block, which may then be forgotten. Here the stream is
-the standard library, file after file, and the model is tested on every block before it
-learns it.
+``partial_fit``: one pass over each block, which may then be forgotten. Here the stream
+is the standard library, file after file, and the model is tested on every block before
+it learns it.
 """
 
 # %%
@@ -40,9 +40,7 @@ print(f"{len(blocks)} blocks, {classes.size:,} classes")
 # classifier that has ``partial_fit`` is used in the same way: naive Bayes here.
 
 models = {
-    "built-in learner": MACHClassifier(
-        n_repetitions=8, n_buckets=64, random_state=0
-    ),
+    "built-in learner": MACHClassifier(n_repetitions=8, n_buckets=64, random_state=0),
     "naive Bayes": MACHClassifier(
         MultinomialNB(), n_repetitions=8, n_buckets=64, random_state=0
     ),
@@ -55,8 +53,8 @@ for t, block in enumerate(blocks):
         model.partial_fit(X[block], y[block], classes=classes)
 
 # %%
-# Beside it, what one look at everything gives: five epochs over all blocks but the last,
-# tested on the last. That needs all rows in memory.
+# Beside it, what one look at everything gives: five epochs over all blocks but the
+# last, tested on the last. That needs all rows in memory.
 
 seen = np.concatenate(blocks[:-1])
 whole = clone(models["built-in learner"]).fit(X[seen], y[seen])
