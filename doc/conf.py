@@ -34,7 +34,7 @@ exclude_patterns = ["_build", "_templates", "auto_examples/**/README.rst"]
 default_role = "literal"
 suppress_warnings = ["config.cache"]  # the gallery's configuration holds a function
 
-# API pages -----------------------------------------------------------------------------
+# API pages ---------------------------------------------
 
 autodoc_member_order = "groupwise"
 autodoc_typehints = "none"
@@ -55,7 +55,7 @@ if os.environ.get("DOCS_OFFLINE") == "1":
     # Docstrings inherited from scikit-learn refer to pages of its documentation.
     suppress_warnings += ["ref.ref", "ref.term"]
 
-# Gallery -------------------------------------------------------------------------------
+# Gallery ---------------------------------------------
 
 # What the gallery passes to a script; the page of the script says so too.
 GALLERY_ARGUMENTS = {"plot_next_token.py": ["--n-files", "120"]}
@@ -87,7 +87,7 @@ sphinx_gallery_conf = {
 # The figures are made without a screen.
 warnings.filterwarnings("ignore", message=".*is non-interactive")
 
-# Appearance ----------------------------------------------------------------------------
+# Appearance ---------------------------------------------
 
 html_theme = "pydata_sphinx_theme"
 html_title = "sklearn_mach"

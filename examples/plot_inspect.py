@@ -94,16 +94,12 @@ pairs = np.random.default_rng(0).integers(K, size=(2, 200_000))
 pairs = pairs[:, pairs[0] != pairs[1]]
 counts = np.bincount((table[pairs[0]] == table[pairs[1]]).sum(axis=1), minlength=R + 1)
 most = np.flatnonzero(counts)[-1] + 1
-right.bar(
-    np.arange(most), counts[:most] / counts.sum(), color="0.75", label="this model"
-)
-right.plot(
-    np.arange(most), binom.pmf(np.arange(most), R, 1 / B), "o", label="all random"
-)
+x = np.arange(most)
+right.bar(x, counts[:most] / counts.sum(), color="0.75", label="this model")
+right.plot(x, binom.pmf(x, R, 1 / B), "o", label="all random")
 right.set_yscale("log")
-right.set(
-    ylim=(1e-6, 2), xlabel="Buckets that two classes share", ylabel="Share of pairs"
-)
+right.set(xlabel="Buckets that two classes share", ylabel="Share of pairs")
+right.set_ylim(1e-6, 2)
 right.legend()
 for axes in (left, right):
     axes.spines[["top", "right"]].set_visible(False)

@@ -97,6 +97,6 @@ plt.show()
 # %%
 # When one-vs-rest is better
 # --------------------------
-# To the left of the crossing point, and a good way to the right of it too, if both fit:
-# one-vs-rest is then the more accurate or the simpler of the two. MACH is for the far
-# right, where one of them does not end or does not fit.
+# Up to the crossing point, and to the right of it too as long as it fits and ends:
+# one-vs-rest is here the more accurate of the two from some hundred classes on, where
+# 512 buckets are fewer than the classes. MACH is for the far right of these panels.

@@ -35,9 +35,8 @@ for B in (4, 16, 64):
     for _ in range(n_tables):
         group = np.zeros(K, dtype=int)  # classes with equal buckets so far
         for r in range(12):
-            group = np.unique(group * B + rng.integers(B, size=K), return_inverse=True)[
-                1
-            ]
+            code = group * B + rng.integers(B, size=K)
+            group = np.unique(code, return_inverse=True)[1]
             with_twins[r] += group.max() + 1 < K
     simulated[B] = with_twins / n_tables
     R = mach_min_repetitions(K, B, delta=0.05)
