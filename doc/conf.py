@@ -76,7 +76,6 @@ sphinx_gallery_conf = {
     "image_srcset": ["2x"],
     "min_reported_time": 1,
     "plot_gallery": os.environ.get("DOCS_GALLERY", "1") == "1",
-    "reference_url": {"sklearn_mach": None},
     "remove_config_comments": True,
     "reset_argv": gallery_arguments,
     "show_memory": False,

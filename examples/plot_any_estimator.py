@@ -46,13 +46,13 @@ print(
 estimators = {
     "built-in": None,
     "naive Bayes": MultinomialNB(alpha=0.01),
-    "forest": RandomForestClassifier(20, max_depth=30, min_samples_leaf=2),
+    "forest": RandomForestClassifier(10, max_depth=30, min_samples_leaf=2),
     "calibrated SVM": CalibratedClassifierCV(LinearSVC(tol=1e-2), cv=2),
 }
 scores, seconds = {}, {}
 print(f"{'':16}top-1  top-5  fit s")
 for name, estimator in estimators.items():
-    model = MACHClassifier(estimator, n_repetitions=8, n_buckets=16, random_state=0)
+    model = MACHClassifier(estimator, n_repetitions=6, n_buckets=16, random_state=0)
     start = perf_counter()
     model.fit(X_train, y_train)
     seconds[name] = perf_counter() - start

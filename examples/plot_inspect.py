@@ -21,7 +21,7 @@ from sklearn.preprocessing import normalize
 from sklearn_mach import MACHClassifier
 from sklearn_mach.datasets import load_python_tokens
 
-tokens = load_python_tokens(n_files=50)
+tokens = load_python_tokens(n_files=30)
 X, y = normalize(tokens.data_train), tokens.target_train
 model = MACHClassifier(random_state=0).fit(X, y)
 names, table = tokens.target_names, model.bucket_table_
@@ -84,8 +84,11 @@ proba /= proba.sum(axis=1, keepdims=True)
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
 for k, marker in zip(choices, "osv", strict=True):
-    left.plot(np.arange(R), proba[np.arange(R), table[k]], marker, label=names[k])
+    left.plot(
+        np.arange(R), proba[np.arange(R), table[k]], marker, label=f"'{names[k]}'"
+    )
 left.set_yscale("log")
+left.set_ylim(1e-7, 2)
 left.set(xlabel="Repetition", ylabel="Probability of the bucket")
 left.set_title(" ".join(context) + " ...", fontsize="medium")
 left.legend(loc="lower left")

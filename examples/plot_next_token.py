@@ -31,7 +31,7 @@ from sklearn.preprocessing import normalize
 from sklearn_mach import MACHClassifier
 from sklearn_mach.datasets import load_python_tokens
 
-parser = argparse.ArgumentParser(description=__doc__.split("\n")[2])
+parser = argparse.ArgumentParser(description="Next token of Python source.")
 parser.add_argument("--n-files", type=int, help="files to read; all by default")
 args = parser.parse_args()
 
