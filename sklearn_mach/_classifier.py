@@ -601,9 +601,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                     stacklevel=3,
                 )
         self._check_memory(n_classes, n_features, n_repetitions, n_buckets)
-        random_state = check_random_state(self.random_state)
-        order_seed = random_state.randint(np.iinfo(np.int32).max)
-        seeds = random_state.randint(np.iinfo(np.int32).max, size=n_repetitions)
+        order_seed, seeds = self._draw_seeds(n_repetitions)
         table = given
         if table is None:
             start = self.bucket_table_ if warm else None
@@ -618,6 +616,13 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             seeds=seeds,
             order_seed=order_seed,
         )
+
+    def _draw_seeds(self, n_repetitions):
+        """Seed of the order of the rows, and one for each repetition."""
+        random_state = check_random_state(self.random_state)
+        order_seed = random_state.randint(np.iinfo(np.int32).max)
+        seeds = random_state.randint(np.iinfo(np.int32).max, size=n_repetitions)
+        return order_seed, seeds
 
     def _sketch(self, X, y, weight, n_classes):
         """Sketches of the classes from a seed, for the clustered repetitions."""
