@@ -95,7 +95,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         The class labels, sorted.
     n_features_in_ : int
         Number of features seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had names that are all strings.
 
     See Also
