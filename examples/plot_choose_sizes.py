@@ -69,9 +69,10 @@ for i, (B, scores) in enumerate(curves.items()):
 right.axvline(budget / 1e6, color="0.5", ls=":", label="budget")
 left.set(xlabel="Repetitions R", ylabel="Top-1 accuracy")
 right.set(xlabel="Model (MB)")
+left.legend(frameon=False, loc="lower right")
+right.legend(frameon=False, loc="upper left")
 for axes in (left, right):
     axes.set_xscale("log")
-    axes.legend(frameon=False, loc="upper left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
 plt.show()

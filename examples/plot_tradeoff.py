@@ -50,14 +50,14 @@ for B in (4, 16, 64):
 # buckets in all are less memory and less time. MACHClassifier draws tables without
 # twins, whatever R.
 
-tokens = load_python_tokens(n_files=12)
+tokens = load_python_tokens(n_files=20)
 X_train, X_test = normalize(tokens.data_train), normalize(tokens.data_test)
 y_train, y_test = tokens.target_train, tokens.target_test
 d, K_tokens = X_train.shape[1], np.unique(y_train).size
 print(f"{X_train.shape[0]:,} rows, {K_tokens:,} classes")
 
 scores, megabytes = {}, {}
-for B in (16, 64, 256):
+for B in (16, 64):
     scores[B], megabytes[B] = [], []
     for R in (2, 4, 8, 16, 32):
         if R * B > 512 or B**R < K_tokens:
