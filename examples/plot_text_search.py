@@ -19,7 +19,6 @@ repetitions R and buckets B are enough.
 import ast
 import re
 import sysconfig
-import tempfile
 import warnings
 from pathlib import Path
 from time import perf_counter
@@ -146,9 +145,6 @@ axes.set(xlabel="Repetitions R", ylabel="Accuracy on rows left out")
 axes.legend(frameon=False, loc="lower right")
 axes.spines[["top", "right"]].set_visible(False)
 axes.grid(axis="y", alpha=0.3)
-path = Path(tempfile.gettempdir()) / "plot_text_search.png"
-figure.savefig(path, dpi=120)
-print(f"Figure saved as {path}")
 plt.show()
 
 # %%

@@ -26,6 +26,7 @@ from sklearn.base import (
 )
 from sklearn.dummy import DummyClassifier
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import accuracy_score
 from sklearn.utils import (
     Bunch,
     check_random_state,
@@ -41,7 +42,12 @@ from sklearn.utils.metadata_routing import (
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import check_is_fitted, has_fit_parameter, validate_data
+from sklearn.utils.validation import (
+    check_consistent_length,
+    check_is_fitted,
+    has_fit_parameter,
+    validate_data,
+)
 from threadpoolctl import threadpool_limits
 
 from . import _hashing, _softmax, theory
@@ -64,7 +70,7 @@ from ._compat import (
     _routing_enabled,
     _set_random_states,
 )
-from ._decoding import decode_scores, decode_topk, prepare
+from ._decoding import decode_scores, decode_stages, decode_topk, prepare
 
 # The share of every bucket probability of a base classifier that is spread evenly over
 # the buckets, so that a probability of zero makes no class impossible.
@@ -209,7 +215,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Bytes of the weights, or of the pickled base classifiers, and the table.
     n_features_in_ : int
         Number of features seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, if X had names that are all strings.
 
     Notes
@@ -639,9 +645,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                     stacklevel=3,
                 )
         self._check_memory(n_classes, n_features, n_repetitions, n_buckets)
-        random_state = check_random_state(self.random_state)
-        order_seed = random_state.randint(np.iinfo(np.int32).max)
-        seeds = random_state.randint(np.iinfo(np.int32).max, size=n_repetitions)
+        order_seed, seeds = self._draw_seeds(n_repetitions)
         table = given
         if table is None:
             start = self.bucket_table_ if warm else None
@@ -656,6 +660,13 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             seeds=seeds,
             order_seed=order_seed,
         )
+
+    def _draw_seeds(self, n_repetitions):
+        """Seed of the order of the rows, and one for each repetition."""
+        random_state = check_random_state(self.random_state)
+        order_seed = random_state.randint(np.iinfo(np.int32).max)
+        seeds = random_state.randint(np.iinfo(np.int32).max, size=n_repetitions)
+        return order_seed, seeds
 
     def _sketch(self, X, y, weight, n_classes):
         """Sketches of the classes from a seed, for the clustered repetitions."""
@@ -851,12 +862,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             Scores as in `decision_function`, if `return_scores`.
         """
         check_is_fitted(self)
-        n_classes = self.classes_.size
-        if not isinstance(k, Integral) or not 1 <= k <= n_classes:
-            raise ValueError(
-                f"k must be an integer from 1 to the number of classes, {n_classes}; "
-                f"got {k!r}."
-            )
+        self._check_k(k)
         X = self._validate(X)
         merge, n_jobs = self._merge(), effective_n_jobs(self.n_jobs)
         if self._device() != "cpu":
@@ -873,6 +879,83 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if not return_scores:
             return labels
         return labels, np.concatenate([part[1] for part in parts])
+
+    def staged_predict(self, X):
+        """Predict the best class of each row by the first r repetitions, r = 1..R.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Yields
+        ------
+        y : ndarray of shape (n_samples,), with the dtype of `classes_`
+            As in `staged_predict_topk`.
+        """
+        return (labels[:, 0] for labels in self.staged_predict_topk(X, k=1))
+
+    def staged_predict_topk(self, X, k=5, return_scores=False):
+        """Predict the k best classes by the first r repetitions, for r = 1, 2, ..., R.
+
+        What a model of r repetitions would predict, for every r, at the cost of a few
+        times `predict_topk`: the scores of r repetitions are those of r - 1 and one
+        more. All stages are made before the first is given: they are held as 4 bytes
+        (8 with `return_scores`) for each row, stage and place among the best k.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        k : int, default=5
+            From 1 to the number of classes.
+        return_scores : bool, default=False
+            Whether to give the scores too.
+
+        Yields
+        ------
+        labels : ndarray of shape (n_samples, k)
+            Best first; of classes with equal scores the first in `classes_`. The last
+            are those of `predict_topk`. Before that, classes whose scores differ by a
+            rounding error in float32 may have changed places in a model of r
+            repetitions.
+        scores : ndarray of shape (n_samples, k), float32
+            Scores as in `decision_function`, if `return_scores`.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from sklearn_mach import MACHClassifier
+        >>> X, y = load_digits(return_X_y=True)
+        >>> model = MACHClassifier(n_repetitions=4, n_buckets=4, random_state=0)
+        >>> model.fit(X / 16, y)
+        MACHClassifier(n_buckets=4, n_repetitions=4, random_state=0)
+        >>> [labels.shape for labels in model.staged_predict_topk(X[:3] / 16, k=2)]
+        [(3, 2), (3, 2), (3, 2), (3, 2)]
+        """
+        check_is_fitted(self)
+        self._check_k(k)
+        return self._stages(self._validate(X), k, return_scores)
+
+    def staged_score(self, X, y, sample_weight=None):
+        """Give the accuracy of the first r repetitions, for r = 1, 2, ..., R.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Yields
+        ------
+        score : float
+            Accuracy of `staged_predict`.
+        """
+        check_consistent_length(X, y, sample_weight)
+        return (
+            accuracy_score(y, labels, sample_weight=sample_weight)
+            for labels in self.staged_predict(X)
+        )
 
     def decision_function(self, X):
         """Score every class: the merged bucket scores.
@@ -948,6 +1031,15 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         with np.errstate(divide="ignore"):
             return np.log(proba, out=proba)
 
+    def _check_k(self, k):
+        """Refuse a number of classes to predict that is not from 1 to K."""
+        n_classes = self.classes_.size
+        if not isinstance(k, Integral) or not 1 <= k <= n_classes:
+            raise ValueError(
+                f"k must be an integer from 1 to the number of classes, {n_classes}; "
+                f"got {k!r}."
+            )
+
     def _merge(self):
         return "sum" if self.decoder in ("log_mean", "mean") else self.decoder
 
@@ -980,6 +1072,30 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         return decode_topk(
             scores, self.bucket_table_, k, merge=merge, prepared=self._prepared
         )
+
+    def _stages(self, X, k, return_scores):
+        """Labels, and scores if wanted, of stage after stage."""
+        n_jobs = effective_n_jobs(self.n_jobs)
+
+        def decode(rows):
+            scores = self._bucket_scores(X[rows])
+            indices, values = decode_stages(
+                scores, self.bucket_table_, k, merge=self._merge()
+            )
+            return indices, values if return_scores else None
+
+        parts = Parallel(n_jobs=self.n_jobs, prefer="threads")(
+            delayed(decode)(rows) for rows in self._chunks(X.shape[0], n_jobs)
+        )
+        for r in range(self.n_repetitions_):
+            labels = self.classes_[np.concatenate([part[0][:, r] for part in parts])]
+            if not return_scores:
+                yield labels
+                continue
+            scores = np.concatenate([part[1][:, r] for part in parts])
+            if self._merge() == "sum":  # the bucket scores are divided by R, not r + 1
+                scores *= np.float32(self.n_repetitions_ / (r + 1))
+            yield labels, scores
 
     def _all_scores(self, X, itemsize):
         """Merged scores (n_samples, n_classes), refused if too large."""

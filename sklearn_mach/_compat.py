@@ -7,6 +7,7 @@ import numba
 from sklearn.base import _fit_context
 from sklearn.ensemble._base import _set_random_states
 from sklearn.utils._metadata_requests import _raise_for_params, _routing_enabled
+from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
@@ -19,6 +20,7 @@ __all__ = [
     "_raise_for_params",
     "_routing_enabled",
     "_set_random_states",
+    "check_matplotlib_support",
     "njit",
 ]
 

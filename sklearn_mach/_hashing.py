@@ -194,9 +194,7 @@ def _universal(n_buckets, group, n_groups, r, rng):
     draws = _N_REDRAWS if n_groups < n_classes and expected < 5 else 1
     best, best_groups = None, -1
     for _ in range(draws):
-        a, b = (int(v) for v in rng.integers([1, 0], _PRIME))
-        column = np.empty(n_classes, np.int64)
-        carter_wegman(np.uint64(a), np.uint64(b), np.uint64(n_buckets), column)
+        column = random_column(n_classes, n_buckets, rng)
         if draws == 1:
             return column
         found = _split(group, column, n_buckets)[1]
@@ -205,6 +203,14 @@ def _universal(n_buckets, group, n_groups, r, rng):
         if found == n_classes:
             break
     return best
+
+
+def random_column(n_classes, n_buckets, rng):
+    """Buckets (K,) of a Carter-Wegman function that `rng` draws."""
+    a, b = (int(v) for v in rng.integers([1, 0], _PRIME))
+    column = np.empty(n_classes, np.int64)
+    carter_wegman(np.uint64(a), np.uint64(b), np.uint64(n_buckets), column)
+    return column
 
 
 @njit

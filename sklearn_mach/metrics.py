@@ -305,18 +305,9 @@ def calibration_error(estimator, X, y, n_bins=15, sample_weight=None):
     0.25
     """
     _check_positive("n_bins", n_bins)
-    estimator, X, y = _unwrap(estimator, X, y)
-
-    def best(X, codes):
-        proba = estimator.predict_proba(X)
-        place = proba.argmax(axis=1)
-        return np.column_stack([proba[np.arange(place.size), place], place == codes])
-
-    chunks = _chunks(y.size, len(estimator.classes_))
-    confidence, hit = _map_rows(best, X, _codes(y, estimator.classes_), chunks).T
-    bins = np.clip(np.ceil(confidence * n_bins) - 1, 0, n_bins - 1).astype(np.int64)
-    weight = np.ones(y.size) if sample_weight is None else np.asarray(sample_weight)
-    gaps = np.bincount(bins, weight * (hit - confidence))
+    confidence, hit = top_confidence(estimator, X, y)
+    weight = np.ones(hit.size) if sample_weight is None else np.asarray(sample_weight)
+    gaps = np.bincount(confidence_bins(confidence, n_bins), weight * (hit - confidence))
     return float(np.abs(gaps).sum() / weight.sum())
 
 
@@ -348,6 +339,24 @@ def neg_calibration_error(estimator, X, y, n_bins=15, sample_weight=None):
     """
     error = calibration_error(estimator, X, y, n_bins, sample_weight)
     return 0.0 - error  # which is never -0.0
+
+
+def top_confidence(estimator, X, y):
+    """Largest probability of each row, and whether that class is right, both (n,)."""
+    estimator, X, y = _unwrap(estimator, X, y)
+
+    def best(X, codes):
+        proba = estimator.predict_proba(X)
+        place = proba.argmax(axis=1)
+        return np.column_stack([proba[np.arange(place.size), place], place == codes])
+
+    chunks = _chunks(y.size, len(estimator.classes_))
+    return _map_rows(best, X, _codes(y, estimator.classes_), chunks).T
+
+
+def confidence_bins(confidence, n_bins):
+    """Bin of each probability, from 0: (m / n_bins, (m + 1) / n_bins]."""
+    return np.clip(np.ceil(confidence * n_bins) - 1, 0, n_bins - 1).astype(np.int64)
 
 
 def _check_positive(name, value):

@@ -1,14 +1,35 @@
-"""Planning: how many repetitions R and buckets B, and what they cost.
+"""Planning: how many repetitions R and buckets B, what they cost and what to expect.
 
 With K classes and d features a model has d R B weights instead of the d K of
-one-vs-rest.  Medini, Huang, Wang, Mohan and Shrivastava (2019), "Extreme
-Classification in Log Memory using Count-Min Sketch", NeurIPS; Huang, Wang, Medini
-and Shrivastava (2018), "Extreme Classification in Log Memory", arXiv:1810.04254.
+one-vs-rest.  The formulas are those of Medini, Huang, Wang, Mohan and Shrivastava
+(2019), "Extreme Classification in Log Memory using Count-Min Sketch", NeurIPS, and
+Huang, Wang, Medini and Shrivastava (2018), "Extreme Classification in Log Memory",
+arXiv:1810.04254; they are about random tables, h_r(k) is the bucket of class k.
+Functions of numbers take arrays too, which are broadcast.
 """
+
+from dataclasses import dataclass
+from fractions import Fraction
+from html import escape
+from typing import NamedTuple
 
 import numpy as np
 
+from ._backends import format_bytes
 from ._hashing import min_repetitions
+
+__all__ = [
+    "Cost",
+    "ModelCost",
+    "Plan",
+    "estimate_variance",
+    "expected_collisions",
+    "indistinguishable_probability",
+    "mach_min_repetitions",
+    "model_bytes",
+    "model_cost",
+    "plan",
+]
 
 _BUDGET = 1024  # buckets of all repetitions together, unless the bound asks for more
 _FEW_NONZEROS = 5_000_000  # twice the budget is cheap up to here
@@ -36,6 +57,10 @@ def mach_min_repetitions(n_classes, n_buckets, delta=1e-3):
     n_repetitions : int or ndarray of int
         The smallest R that satisfies the bound, at least 1.
 
+    See Also
+    --------
+    indistinguishable_probability : The probability itself.
+
     References
     ----------
     Huang, Wang, Medini and Shrivastava (2018), "Extreme Classification in Log Memory",
@@ -49,17 +74,153 @@ def mach_min_repetitions(n_classes, n_buckets, delta=1e-3):
     >>> mach_min_repetitions(105_033, [4, 32, 512])
     array([22,  9,  5])
     """
-    n_classes, n_buckets = np.asarray(n_classes), np.asarray(n_buckets)
-    delta = np.asarray(delta, dtype=float)
-    if not np.all(n_classes >= 1):
-        raise ValueError(f"n_classes must be at least 1, got {n_classes}.")
-    if not np.all(n_buckets >= 2):
-        raise ValueError(f"n_buckets must be at least 2, got {n_buckets}.")
-    if not np.all((delta > 0) & (delta < 1)):
-        raise ValueError(f"delta must lie between 0 and 1, both excluded; got {delta}.")
+    n_classes = _checked("n_classes", n_classes, 1)
+    n_buckets = _checked("n_buckets", n_buckets, 2)
+    delta = _checked_delta(delta)
     bound = 2 * np.log(n_classes / np.sqrt(delta)) / np.log(n_buckets)
-    bound = np.maximum(np.ceil(bound), 1).astype(np.int64)
-    return int(bound) if bound.ndim == 0 else bound
+    return _plain(np.maximum(np.ceil(bound), 1).astype(np.int64))
+
+
+def expected_collisions(n_classes, n_buckets, n_repetitions=1):
+    """Expected number of pairs of classes that share their bucket in all repetitions.
+
+    ``K (K - 1) / 2 * B**-R``: each of the pairs shares a bucket with probability 1/B in
+    each of R independent random tables, and with at most that in universal ones.
+
+    Parameters
+    ----------
+    n_classes : int or array-like of int
+        The number of classes K, at least 1.
+    n_buckets : int or array-like of int
+        The number of buckets B of a repetition, at least 1.
+    n_repetitions : int or array-like of int, default=1
+        The number of repetitions R, at least 1.
+
+    Returns
+    -------
+    n_pairs : float or ndarray of float
+
+    Notes
+    -----
+    :class:`~sklearn_mach.MACHClassifier` does better than a random table: its own
+    spread the classes evenly, and no pair is left that shares all buckets.
+
+    References
+    ----------
+    Carter and Wegman (1979), "Universal Classes of Hash Functions", Journal of Computer
+    and System Sciences 18(2).
+
+    Examples
+    --------
+    >>> from sklearn_mach.theory import expected_collisions
+    >>> expected_collisions(1000, 50)
+    9990.0
+    >>> expected_collisions(1000, 50, [1, 2, 3, 4])
+    array([9.990e+03, 1.998e+02, 3.996e+00, 7.992e-02])
+    """
+    n_classes = _checked("n_classes", n_classes, 1).astype(float)
+    n_buckets = _checked("n_buckets", n_buckets, 1).astype(float)
+    n_repetitions = _checked("n_repetitions", n_repetitions, 1)
+    return _plain(n_classes * (n_classes - 1) / 2 * n_buckets**-n_repetitions)
+
+
+def indistinguishable_probability(n_classes, n_buckets, n_repetitions):
+    """Bound of the probability that some pair of classes shares all its buckets.
+
+    ``min(1, K (K - 1) / 2 * B**-R)``, the sum over the pairs, which is close where it
+    is small.  Two such classes get the same score for every row.
+
+    Parameters
+    ----------
+    n_classes : int or array-like of int
+        The number of classes K, at least 1.
+    n_buckets : int or array-like of int
+        The number of buckets B of a repetition, at least 1.
+    n_repetitions : int or array-like of int
+        The number of repetitions R, at least 1.
+
+    Returns
+    -------
+    probability : float or ndarray of float
+        From 0 to 1.
+
+    See Also
+    --------
+    mach_min_repetitions : The R with which it is at most delta.
+    expected_collisions : The expected number of such pairs.
+
+    References
+    ----------
+    Huang, Wang, Medini and Shrivastava (2018), "Extreme Classification in Log Memory",
+    arXiv:1810.04254: the union bound behind `mach_min_repetitions`.
+
+    Examples
+    --------
+    >>> from sklearn_mach.theory import indistinguishable_probability
+    >>> indistinguishable_probability(1000, 50, 4)
+    0.07992
+    >>> indistinguishable_probability(1000, 50, [1, 2, 3, 4])
+    array([1.     , 1.     , 1.     , 0.07992])
+    """
+    n_pairs = expected_collisions(n_classes, n_buckets, n_repetitions)
+    return _plain(np.minimum(n_pairs, 1.0))
+
+
+def estimate_variance(proba, n_buckets, n_repetitions):
+    """Variance of the unbiased estimate of the probability of each class.
+
+    If the buckets have exact probabilities ``P_r(b) = sum_{k: h_r(k) = b} p_k``, then
+    ``B / (B - 1) * ((1/R) sum_r P_r(h_r(k)) - 1/B)`` has the mean p_k over random
+    tables, and the variance ``1 / (R (B - 1)) * sum_{j != k} p_j**2``.
+
+    Parameters
+    ----------
+    proba : array-like of shape (..., n_classes)
+        Probabilities of the classes; each row sums to one.
+    n_buckets : int or array-like of int
+        The number of buckets B of a repetition, at least 2.
+    n_repetitions : int or array-like of int
+        The number of repetitions R, at least 1.
+
+    Returns
+    -------
+    variance : ndarray of shape (..., n_classes)
+        With an axis in front for each axis of `n_buckets` and `n_repetitions`, if they
+        are arrays.
+
+    Notes
+    -----
+    The variance needs tables that are 3-wise independent; for the mean it is enough
+    that two classes share a bucket with probability 1/B.  It does not depend on K.
+    Trained buckets add errors of their own.
+
+    References
+    ----------
+    Medini et al. (2019), "Extreme Classification in Log Memory using Count-Min Sketch",
+    NeurIPS, for the estimate.  Its variance follows from the coefficients
+    ``[h_r(j) = h_r(k)]`` of the other p_j, which have the variance (B - 1) / B**2 and
+    are uncorrelated by 3-wise independence.
+
+    Examples
+    --------
+    >>> from sklearn_mach.theory import estimate_variance
+    >>> estimate_variance([0.5, 0.5, 0.0], n_buckets=11, n_repetitions=5)
+    array([0.005, 0.005, 0.01 ])
+    >>> estimate_variance([0.5, 0.5, 0.0], n_buckets=11, n_repetitions=[5, 50]).shape
+    (2, 3)
+    """
+    n_buckets = _checked("n_buckets", n_buckets, 2)
+    n_repetitions = _checked("n_repetitions", n_repetitions, 1)
+    proba = np.asarray(proba, dtype=float)
+    if proba.ndim == 0 or not np.all(proba >= 0):
+        raise ValueError("proba must be an array of numbers that are not negative.")
+    sums = proba.sum(axis=-1)
+    if not np.allclose(sums, 1, rtol=0, atol=1e-3):  # float32 rows are off by 1e-5
+        worst = sums.flat[np.abs(sums - 1).argmax()]
+        raise ValueError(f"Each row of proba must sum to one; one sums to {worst}.")
+    squares = proba**2
+    others = squares.sum(axis=-1, keepdims=True) - squares
+    return np.multiply.outer(1 / (n_repetitions * (n_buckets - 1)), others)
 
 
 def model_bytes(n_features, n_repetitions, n_buckets):
@@ -75,6 +236,10 @@ def model_bytes(n_features, n_repetitions, n_buckets):
     n_bytes : int
         4 (d + 1) R B.
 
+    See Also
+    --------
+    model_cost : Bytes with the table of buckets, and multiply-adds.
+
     Examples
     --------
     >>> from sklearn_mach.theory import model_bytes
@@ -84,6 +249,337 @@ def model_bytes(n_features, n_repetitions, n_buckets):
     return _WEIGHT_BYTES * (n_features + 1) * n_repetitions * n_buckets
 
 
+class Cost(NamedTuple):
+    """What a model takes; multiply-adds are for one row."""
+
+    n_bytes: int | np.ndarray
+    """Bytes of the weights, the intercepts and the table of buckets."""
+    training: float | np.ndarray
+    """Multiply-adds of a step of stochastic gradient descent."""
+    prediction: float | np.ndarray
+    """Multiply-adds of the scores of the buckets (one-vs-rest: of the classes)."""
+    decoding: float | np.ndarray
+    """Additions that merge the scores of buckets into those of the classes."""
+
+
+class ModelCost(NamedTuple):
+    """The costs of MACH beside those of one-vs-rest."""
+
+    mach: Cost
+    one_vs_rest: Cost
+
+
+def model_cost(n_classes, n_features, n_repetitions, n_buckets, *, n_nonzeros=None):
+    """Bytes and multiply-adds of MACH beside linear one-vs-rest.
+
+    With z non-zeros in a row, and the intercept as one more: a row's scores take
+    ``(z + 1) R B`` multiply-adds, a training step twice that (scores and gradient), and
+    decoding all classes ``K R`` additions.  The weights and intercepts are
+    ``(d + 1) R B`` numbers of 4 bytes, the table of buckets ``K R`` numbers of 1 byte
+    up to 256 buckets, 2 up to 65,536 and 4 beyond.  One-vs-rest has K in place of R B,
+    no table and no decoding.
+
+    Parameters
+    ----------
+    n_classes, n_features, n_repetitions, n_buckets : int or array-like of int
+        K, d, R and B, at least 1.
+    n_nonzeros : float or array-like of float, default=None
+        Non-zeros of a row, on average.  None is all features: dense rows.
+
+    Returns
+    -------
+    cost : ModelCost
+        With fields `mach` and `one_vs_rest`, each of which has `n_bytes`, `training`,
+        `prediction` and `decoding`.
+
+    See Also
+    --------
+    plan : Choose R and B, with these costs as a table.
+
+    Notes
+    -----
+    `predict` and `predict_topk` merge the scores of most classes in 8 bits, so that an
+    addition of decoding is much cheaper than a multiply-add.
+
+    References
+    ----------
+    Huang, Wang, Medini and Shrivastava (2018), "Extreme Classification in Log Memory",
+    arXiv:1810.04254: memory of O(d log K), prediction of O(d log K + K log K), which is
+    d R B and d R B + K R with R = O(log K) and a fixed B.
+
+    Examples
+    --------
+    >>> from sklearn_mach.theory import model_cost
+    >>> cost = model_cost(105_033, 422_713, n_repetitions=25, n_buckets=32)
+    >>> cost.mach.n_bytes, cost.one_vs_rest.n_bytes
+    (1355310625, 177595678248)
+    >>> model_cost(1000, 100, [1, 10], 32, n_nonzeros=9).mach.prediction
+    array([ 320, 3200])
+    """
+    K = _checked("n_classes", n_classes, 1)
+    d = _checked("n_features", n_features, 1)
+    R = _checked("n_repetitions", n_repetitions, 1)
+    B = _checked("n_buckets", n_buckets, 1)
+    nonzeros = d if n_nonzeros is None else np.asarray(n_nonzeros)
+    if not np.all((nonzeros >= 0) & (nonzeros <= d)):
+        raise ValueError(
+            f"n_nonzeros must be from 0 to n_features={n_features}, got {n_nonzeros}."
+        )
+    table = K * R * _bucket_bytes(B)
+    none = np.zeros_like(K)
+
+    def cost(columns, table, decoding):
+        scores = (nonzeros + 1) * columns
+        n_bytes = _WEIGHT_BYTES * (d + 1) * columns + table
+        return Cost(*map(_plain, (n_bytes, 2 * scores, scores, decoding)))
+
+    return ModelCost(cost(R * B, table, K * R), cost(K, none, none))
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """R and B, what they cost and what to expect of them; made by :func:`plan`.
+
+    Printed, it is a table.
+
+    Attributes
+    ----------
+    n_classes, n_features : int
+        K and d.
+    n_nonzeros : float
+        Non-zeros of a row.
+    n_repetitions, n_buckets : int
+        R and B, for :class:`~sklearn_mach.MACHClassifier`.
+    cost : ModelCost
+        Bytes and multiply-adds, beside those of one-vs-rest.
+    delta : float
+        The accepted probability that some pair of classes shares all buckets.
+    """
+
+    n_classes: int
+    n_features: int
+    n_nonzeros: float
+    n_repetitions: int
+    n_buckets: int
+    cost: ModelCost
+    delta: float
+
+    @property
+    def params(self):
+        """R and B as keyword arguments of MACHClassifier."""
+        return {
+            "n_repetitions": self.n_repetitions,
+            "n_buckets": max(self.n_buckets, 2),  # of a single class
+        }
+
+    @property
+    def n_bytes(self):
+        """Bytes of the weights, the intercepts and the table of buckets."""
+        return self.cost.mach.n_bytes
+
+    @property
+    def min_repetitions(self):
+        """R that the bound asks for; 1 if every class has its own bucket."""
+        if self.n_buckets >= self.n_classes:
+            return 1
+        return mach_min_repetitions(self.n_classes, self.n_buckets, self.delta)
+
+    @property
+    def indistinguishable_probability(self):
+        """Bound of the probability that random tables leave two classes the same."""
+        if self.n_buckets >= self.n_classes:
+            return 0.0
+        return indistinguishable_probability(
+            self.n_classes, self.n_buckets, self.n_repetitions
+        )
+
+    @property
+    def max_deviation(self):
+        """Largest standard deviation of the unbiased estimate of a probability.
+
+        That of a class which is impossible where another is certain.
+        """
+        if self.n_buckets >= self.n_classes:
+            return 0.0
+        variance = estimate_variance([0, 1], self.n_buckets, self.n_repetitions)
+        return float(np.sqrt(variance[0]))
+
+    def _rows(self):
+        """Title, and rows of three cells: what, MACH, one-vs-rest."""
+        title = f"MACH for {self.n_classes:,} classes and {self.n_features:,} features"
+        if self.n_nonzeros != self.n_features:
+            title += f", {self.n_nonzeros:,.4g} of them non-zero in a row"
+        mach, other = self.cost
+        per_bucket = self.n_classes / self.n_buckets
+        rows = [
+            ("", "MACH", "one-vs-rest"),
+            ("repetitions R", f"{self.n_repetitions:,}", ""),
+            ("buckets B of a repetition", f"{self.n_buckets:,}", ""),
+            ("outputs to train", f"{self.n_repetitions * self.n_buckets:,}",
+             f"{self.n_classes:,}"),
+            ("bytes", format_bytes(mach.n_bytes), format_bytes(other.n_bytes)),
+        ]  # fmt: skip
+        names = (
+            "multiply-adds of a training step on a row",
+            "multiply-adds of the scores of a row",
+            "additions that decode all classes of a row",
+        )
+        for name, n_mach, n_other in zip(names, mach[1:], other[1:], strict=True):
+            rows.append((name, f"{n_mach:,.0f}", f"{n_other:,.0f}"))
+        rows += [
+            ("classes in a bucket", f"{per_bucket:,.1f}", "1.0"),
+            (f"R that the bound asks for, delta={self.delta:g}",
+             f"{self.min_repetitions}", ""),
+            ("random tables: chance of two classes alike",
+             f"<= {self.indistinguishable_probability:.2g}", ""),
+            ("random tables: deviation of a probability",
+             f"<= {self.max_deviation:.2g}", ""),
+        ]  # fmt: skip
+        return title, rows
+
+    def __repr__(self):
+        title, rows = self._rows()
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            f"{name:{widths[0]}}  {mach:>{widths[1]}}  {other:>{widths[2]}}".rstrip()
+            for name, mach, other in rows
+        ]
+        return "\n".join([title, *lines])
+
+    def _repr_html_(self):
+        title, rows = self._rows()
+        lines = [
+            f"<tr><th style='text-align: left'>{escape(name)}</th>"
+            f"<td>{escape(mach)}</td><td>{escape(other)}</td></tr>"
+            for name, mach, other in rows
+        ]
+        return f"<table><caption>{escape(title)}</caption>{''.join(lines)}</table>"
+
+
+def plan(
+    n_classes,
+    n_features,
+    max_bytes=None,
+    *,
+    n_repetitions="auto",
+    n_buckets="auto",
+    n_samples=None,
+    n_nonzeros=None,
+    delta=1e-3,
+):
+    """Choose R and B, at most `max_bytes` altogether, and say what to expect.
+
+    They are those that :class:`~sklearn_mach.MACHClassifier` takes with "auto" where
+    these fit, and otherwise the largest R, with fewer buckets only where that alone
+    would tell too few classes apart.
+
+    Parameters
+    ----------
+    n_classes, n_features : int
+        K and d, at least 1.
+    max_bytes : int or float, default=None
+        Bytes that the weights of the built-in learner and the table of buckets may
+        take.  None is no limit.
+    n_repetitions, n_buckets : int or "auto", default="auto"
+        R and B, where they are given.
+    n_samples : int, default=None
+        The number of training rows.  With at most five million non-zeros in all, "auto"
+        takes twice the buckets.  None is more than that.
+    n_nonzeros : float, default=None
+        Non-zeros of a row, on average.  None is all features: dense rows.
+    delta : float, default=1e-3
+        The accepted probability that some pair of classes shares all buckets, as in
+        :func:`mach_min_repetitions`.
+
+    Returns
+    -------
+    plan : Plan
+        A table when printed; its `params` are for MACHClassifier.
+
+    Raises
+    ------
+    ValueError
+        If no R and B fit, or those that are given do not, or they cannot tell so many
+        classes apart.
+
+    Notes
+    -----
+    The last two rows of the table hold for random tables of buckets: a bound of
+    :func:`indistinguishable_probability`, and the largest square root of
+    :func:`estimate_variance`.  MACHClassifier draws tables that leave no two classes
+    alike.  Neither says how well the buckets are learnt, nor how accurate the model is;
+    :class:`~sklearn_mach.MACHClassifierCV` measures that.
+
+    Examples
+    --------
+    >>> from sklearn_mach import MACHClassifier
+    >>> from sklearn_mach.theory import plan
+    >>> sizes = plan(105_033, 422_713, max_bytes=1e9, n_nonzeros=50)
+    >>> sizes.n_repetitions, sizes.n_buckets
+    (9, 64)
+    >>> sizes
+    MACH for 105,033 classes and 422,713 features, 50 of them non-zero in a row
+                                                      MACH  one-vs-rest
+    repetitions R                                        9
+    buckets B of a repetition                           64
+    outputs to train                                   576      105,033
+    bytes                                        974.88 MB    177.60 GB
+    multiply-adds of a training step on a row       58,752   10,713,366
+    multiply-adds of the scores of a row            29,376    5,356,683
+    additions that decode all classes of a row     945,297            0
+    classes in a bucket                            1,641.1          1.0
+    R that the bound asks for, delta=0.001               8
+    random tables: chance of two classes alike  <= 3.1e-07
+    random tables: deviation of a probability     <= 0.042
+    >>> model = MACHClassifier(**sizes.params)
+    """
+    K, d = (
+        int(_checked(name, value, 1))
+        for name, value in (("n_classes", n_classes), ("n_features", n_features))
+    )
+    for name, value, least in (
+        ("n_repetitions", n_repetitions, 1),
+        ("n_buckets", n_buckets, 2),
+    ):
+        if not (isinstance(value, str) and value == "auto"):
+            _checked(name, value, least)
+    delta = float(_checked_delta(delta))
+    nonzeros = d if n_nonzeros is None else n_nonzeros
+    total = _FEW_NONZEROS + 1
+    if n_samples is not None:
+        total = round(int(_checked("n_samples", n_samples, 1)) * nonzeros)
+    limits = {}
+    if max_bytes is not None:
+        if not 0 < max_bytes < np.inf:
+            raise ValueError(
+                f"max_bytes must be a positive number or None, got {max_bytes}."
+            )
+        column = model_bytes(d, 1, 1)
+        table = K * int(_bucket_bytes(1 if n_buckets == "auto" else n_buckets))
+        limits = {
+            "max_columns": Fraction(int(max_bytes), column),
+            "table_columns": Fraction(table, column),
+        }
+    R, B = choose_sizes(
+        K, n_repetitions, n_buckets, n_nonzeros=total, delta=delta, **limits
+    )
+    least = min_repetitions(K, max(B, 2))
+    if least > R:
+        raise ValueError(
+            f"n_repetitions={R} with n_buckets={B} cannot tell {K} classes apart. Use "
+            f"n_repetitions={least} or more, or more buckets."
+        )
+    cost = model_cost(K, d, R, B, n_nonzeros=nonzeros)
+    if max_bytes is not None and cost.mach.n_bytes > max_bytes:
+        needed, least = cost.mach.n_bytes, _least_bytes(K, d)
+        raise ValueError(
+            f"n_repetitions={R} with n_buckets={B} takes {needed} bytes "
+            f"({format_bytes(needed)}), more than max_bytes={max_bytes}. To tell {K} "
+            f"classes apart takes at least {least} bytes ({format_bytes(least)})."
+        )
+    return Plan(K, d, nonzeros, R, B, cost, delta)
+
+
 def choose_sizes(
     n_classes,
     n_repetitions="auto",
@@ -91,12 +587,15 @@ def choose_sizes(
     *,
     n_nonzeros=_FEW_NONZEROS + 1,
     max_columns=None,
+    table_columns=0,
+    delta=1e-3,
 ):
     """R and B for "auto", at most `max_columns` buckets altogether where possible.
 
     One repetition with a bucket for each class where that costs at most a quarter of
     the usual budget; otherwise 64 buckets, and as many repetitions as fill the budget,
-    but never fewer than the bound of `mach_min_repetitions`.
+    but never fewer than the bound of `mach_min_repetitions`.  A repetition's column of
+    the table counts as `table_columns` buckets.
     """
     budget = _BUDGET if n_nonzeros > _FEW_NONZEROS else 2 * _BUDGET
     given = n_buckets != "auto"
@@ -110,21 +609,61 @@ def choose_sizes(
     if n_repetitions != "auto":
         return n_repetitions, n_buckets
     if n_buckets == n_classes:
-        return 1, n_buckets
-    bound = mach_min_repetitions(n_classes, n_buckets)
-    n_repetitions = max(bound, min(budget // 64, -(-budget // n_buckets)))
-    if max_columns is None or n_repetitions * n_buckets <= max_columns:
+        n_repetitions = 1
+    else:
+        bound = mach_min_repetitions(n_classes, n_buckets, delta)
+        n_repetitions = max(bound, min(budget // 64, -(-budget // n_buckets)))
+    columns = n_repetitions * (n_buckets + table_columns)
+    if max_columns is None or columns <= max_columns:
         return n_repetitions, n_buckets
-    fitting = largest_sizes(n_classes, n_buckets, max_columns)
+    fitting = largest_sizes(n_classes, n_buckets, max_columns, table_columns)
     if fitting is None or (given and fitting[1] != n_buckets):
         return min_repetitions(n_classes, n_buckets), n_buckets
     return fitting
 
 
-def largest_sizes(n_classes, n_buckets, max_columns):
-    """The largest R with R B <= max_columns and its B, reduced if need be; or None."""
-    for fewer in range(min(n_buckets, n_classes, max_columns), 1, -1):
-        n_repetitions = max_columns // fewer
+def largest_sizes(n_classes, n_buckets, max_columns, table_columns=0):
+    """The largest R that fits and its B, reduced if need be; or None.
+
+    ``R (B + table_columns) <= max_columns``, and ``B**R >= K``.
+    """
+    for fewer in range(min(n_buckets, n_classes, int(max_columns)), 1, -1):
+        n_repetitions = int(max_columns // (fewer + table_columns))
         if n_repetitions >= min_repetitions(n_classes, fewer):
             return n_repetitions, fewer
     return None
+
+
+def _least_bytes(n_classes, n_features):
+    """Bytes of the smallest model that can tell the classes apart."""
+    n_buckets = np.arange(2, 65)
+    n_repetitions = [min_repetitions(n_classes, int(B)) for B in n_buckets]
+    cost = model_cost(n_classes, n_features, n_repetitions, n_buckets)
+    return int(cost.mach.n_bytes.min())
+
+
+def _bucket_bytes(n_buckets):
+    """Bytes of an entry of the table of buckets: the smallest unsigned dtype."""
+    return 2 ** np.searchsorted([2**8, 2**16], n_buckets)
+
+
+def _checked(name, value, least):
+    """Whole numbers of at least `least`, as an integer array."""
+    value = np.asarray(value)
+    if value.dtype.kind not in "iuf" or np.any(value != np.floor(value)):
+        raise ValueError(f"{name} must be a whole number or an array; got {value}.")
+    if not np.all(value >= least):
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
+    return value.astype(np.int64)
+
+
+def _checked_delta(delta):
+    delta = np.asarray(delta, dtype=float)
+    if not np.all((delta > 0) & (delta < 1)):
+        raise ValueError(f"delta must lie between 0 and 1, both excluded; got {delta}.")
+    return delta
+
+
+def _plain(array):
+    """A Python number in place of an array without axes."""
+    return np.asarray(array).item() if np.ndim(array) == 0 else array

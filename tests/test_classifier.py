@@ -659,6 +659,44 @@ def test_all_predictions_agree(blobs, decoder, base, n_classes):
     assert model.score(X, names[y]) == np.mean(predicted == names[y])
 
 
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+def test_a_stage_is_the_model_of_the_first_repetitions(blobs, decoder, base):
+    X, y = blobs(n_samples=90, n_classes=9, sparse=base is None)
+    parameters = dict(n_buckets=3, decoder=decoder, random_state=0, tol=None)
+    model = MACHClassifier(base, n_repetitions=6, hashing="balanced", **parameters)
+    model.fit(X, y)
+    with config_context(working_memory=0.01):  # several chunks
+        stages = list(model.staged_predict_topk(X, k=3, return_scores=True))
+        scores_of_stages = list(model.staged_score(X, y))
+    assert len(stages) == 6
+    assert_array_equal(stages[-1][0], model.predict_topk(X, k=3))
+    for r in (2, 3, 4, 5, 6):
+        short = MACHClassifier(
+            base, n_repetitions=r, hashing=model.bucket_table_[:, :r], **parameters
+        ).fit(X, y)
+        labels, scores = stages[r - 1]
+        # One rounding of float32 for each repetition and one for the mean.
+        expected = short.decision_function(X)
+        own = np.take_along_axis(expected, labels, axis=1)
+        best = -np.sort(-expected, axis=1)[:, :3]
+        assert_allclose(scores, own, rtol=1e-5, atol=1e-6)
+        assert_allclose(scores, best, rtol=1e-5, atol=1e-6)
+        hits = np.mean(labels[:, 0] == y)
+        assert scores_of_stages[r - 1] == pytest.approx(hits)
+
+
+def test_stages_refuse_bad_input_before_work(blobs):
+    X, y = blobs()
+    with pytest.raises(NotFittedError):
+        MACHClassifier().staged_predict(X)
+    model = MACHClassifier(n_repetitions=2, n_buckets=3, random_state=0).fit(X, y)
+    with pytest.raises(ValueError, match="k must be an integer from 1"):
+        model.staged_predict_topk(X, k=0)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.staged_score(X, y[:-1])
+
+
 @pytest.mark.parametrize("k", [0, -1, 7, 2.0, "2", None])
 def test_bad_k_is_refused(blobs, k):
     X, y = blobs(60)

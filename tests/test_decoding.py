@@ -6,7 +6,13 @@ import pytest
 import reference
 from numpy.testing import assert_array_equal
 
-from sklearn_mach._decoding import decode_scores, decode_topk, prepare, rank_of
+from sklearn_mach._decoding import (
+    decode_scores,
+    decode_stages,
+    decode_topk,
+    prepare,
+    rank_of,
+)
 
 COMPILED = not numba.config.DISABLE_JIT
 MERGES = ["sum", "min", "median"]
@@ -168,3 +174,22 @@ def test_no_rows():
     assert indices.shape == values.shape == (0, 4)
     assert decode_scores(scores, table).shape == (0, 10)
     assert rank_of(scores, table, np.zeros(0, dtype=int)).shape == (0,)
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("k", [1, 5, 70])
+def test_stages_match_the_reference_of_the_first_repetitions(kind, merge, k):
+    rng = np.random.default_rng([KINDS.index(kind), MERGES.index(merge), k])
+    n, K, B = (70, 400, 11) if COMPILED else (3, 100, 5)
+    R = int(rng.integers(1, 12 if COMPILED else 4))
+    table = rng.integers(0, B, (K, R)).astype(np.uint8)
+    scores = draw(kind, (n, R, B), rng)
+    indices, values = decode_stages(scores, table, k, merge=merge)
+    for r in range(R):
+        expected = reference.class_scores(
+            scores[:, : r + 1], table[:, : r + 1], merge, None
+        )
+        expected_indices, expected_values = reference.topk(expected, k)
+        assert_array_equal(indices[:, r], expected_indices)
+        assert_array_equal(values[:, r], expected_values)

@@ -4,12 +4,19 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
+from sklearn_mach import MACHClassifier
 from sklearn_mach.theory import (
     choose_sizes,
+    estimate_variance,
+    expected_collisions,
+    indistinguishable_probability,
     largest_sizes,
     mach_min_repetitions,
     model_bytes,
+    model_cost,
+    plan,
 )
 
 
@@ -70,6 +77,8 @@ def test_bound_of_arrays():
         ((10, 4, np.nan), "delta must lie between 0 and 1"),
         ((np.nan, 4), "n_classes must be"),
         ((10, np.nan), "n_buckets must be"),
+        ((10.5, 4), "n_classes must be a whole number or an array; got 10.5"),
+        ((10, "auto"), "n_buckets must be a whole number or an array; got auto"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
@@ -118,3 +127,258 @@ def test_sizes_are_found_wherever_some_fit(n_classes):
             for n_buckets in range(2, max_columns + 1)
         )
         assert (largest_sizes(n_classes, 64, max_columns) is not None) == fit
+
+
+# Formulas against simulation ----------------------------------------------------------
+
+
+def universal_tables(n_tables, n_classes, n_buckets, n_repetitions, rng):
+    """Carter-Wegman tables with p = 10,007, int64 of shape (n_tables, K, R)."""
+    shape = n_tables, 1, n_repetitions
+    a, b = rng.integers(1, 10_007, shape), rng.integers(0, 10_007, shape)
+    return (a * np.arange(n_classes)[:, None] + b) % 10_007 % n_buckets
+
+
+def n_pairs_alike(table):
+    """Pairs of classes with the same bucket in every column."""
+    counts = np.unique(table, axis=0, return_counts=True)[1]
+    return (counts * (counts - 1) // 2).sum()
+
+
+@pytest.mark.parametrize("sizes", [(30, 4, 1), (50, 7, 2), (40, 3, 5)])
+def test_collisions_in_simulation(sizes):
+    n_classes, n_buckets, n_repetitions = sizes
+    rng = np.random.default_rng(0)
+    expected = expected_collisions(*sizes)
+    shape = 1500, n_classes, n_repetitions
+    random = rng.integers(n_buckets, size=shape)
+    universal = universal_tables(*shape[:2], n_buckets, n_repetitions, rng)
+    for tables, lower in (random, True), (universal, False):
+        found = [n_pairs_alike(table) for table in tables]
+        error = np.std(found) / np.sqrt(len(found))
+        assert np.mean(found) < expected + 4 * error
+        if lower:  # universal tables may do better than that
+            assert np.mean(found) > expected - 4 * error
+
+
+@pytest.mark.parametrize("sizes", [(20, 4, 5), (50, 7, 4), (100, 2, 16)])
+def test_probability_that_some_pair_is_alike_in_simulation(sizes):
+    n_classes, n_buckets, n_repetitions = sizes
+    rng, n_tables = np.random.default_rng(0), 2000
+    tables = rng.integers(n_buckets, size=(n_tables, n_classes, n_repetitions))
+    failures = np.mean([n_pairs_alike(table) > 0 for table in tables])
+    bound = indistinguishable_probability(*sizes)
+    error = np.sqrt(bound * (1 - bound) / n_tables)
+    # Bonferroni: the sum over pairs, less at most the sum over pairs of pairs, which
+    # are independent of each other.
+    assert bound - bound**2 / 2 - 4 * error < failures < bound + 4 * error
+
+
+def test_probability_keeps_to_delta_with_the_repetitions_that_the_bound_asks_for():
+    n_classes = np.array([[2], [100], [105_033], [10**8]])
+    n_buckets, delta = np.array([2, 3, 32, 1000]), 0.05
+    n_repetitions = mach_min_repetitions(n_classes, n_buckets, delta)
+    found = indistinguishable_probability(n_classes, n_buckets, n_repetitions)
+    assert found.shape == (4, 4)
+    assert (found <= delta).all()
+    assert indistinguishable_probability(10**6, 2, 1) == 1.0
+    assert indistinguishable_probability(1, 2, 1) == 0.0
+    assert expected_collisions(10, 1, 7) == 45.0  # one bucket holds all pairs
+
+
+def estimates(proba, table, n_buckets):
+    """The unbiased estimates (K,) from exact bucket probabilities."""
+    total = np.zeros(proba.size)
+    for column in table.T:
+        total += np.bincount(column, proba, n_buckets)[column]
+    mean = total / table.shape[1]
+    return n_buckets / (n_buckets - 1) * (mean - 1 / n_buckets)
+
+
+@pytest.mark.parametrize("sizes", [(4, 3), (16, 2)])
+@pytest.mark.parametrize("concentration", [0.1, 1.0])  # of peaked and flat posteriors
+def test_estimate_and_its_variance_in_simulation(sizes, concentration):
+    n_buckets, n_repetitions = sizes
+    n_classes, n_tables, prime = 40, 4000, 2**31 - 1
+    rng = np.random.default_rng(0)
+    proba = rng.dirichlet(np.full(n_classes, concentration))
+    # A random quadratic modulo p is 3-wise independent, and no more; that p is not a
+    # multiple of B changes probabilities by 1e-8.
+    a, b, c = rng.integers(prime, size=(3, n_tables, 1, n_repetitions))
+    k = np.arange(n_classes)[:, None]
+    tables = (a * k**2 + b * k + c) % prime % n_buckets
+    found = np.array([estimates(proba, table, n_buckets) for table in tables])
+    deviations = (found - proba) ** 2
+    # Five standard errors, for there are 40 classes.
+    error = found.std(axis=0) / np.sqrt(n_tables)
+    assert (np.abs(found.mean(axis=0) - proba) < 5 * error).all()
+    error = deviations.std(axis=0) / np.sqrt(n_tables)
+    variance = estimate_variance(proba, n_buckets, n_repetitions)
+    assert (np.abs(deviations.mean(axis=0) - variance) < 5 * error).all()
+
+
+def test_variance_of_arrays():
+    proba = np.random.default_rng(0).dirichlet(np.ones(5), size=3)
+    n_buckets, n_repetitions = np.array([[2], [16]]), [1, 5, 25]
+    found = estimate_variance(proba, n_buckets, n_repetitions)
+    assert found.shape == (2, 3, 3, 5)
+    for i, j, row in np.ndindex(2, 3, 3):
+        alone = estimate_variance(proba[row], n_buckets[i, 0], n_repetitions[j])
+        np.testing.assert_allclose(found[i, j, row], alone, rtol=1e-14)
+    # Nothing is left to err about where one class has all the probability.
+    np.testing.assert_array_equal(estimate_variance([0, 1], 4, 2), [1 / 6, 0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([0.5, -0.5, 1], 4, 2), "proba must be an array of numbers that are not neg"),
+        ((1.0, 4, 2), "proba must be an array"),
+        (([0.5, np.nan], 4, 2), "proba must be"),
+        (([[0.5, 0.5], [0.5, 0.6]], 4, 2), "must sum to one; one sums to 1.1"),
+        (([0.5, 0.5], 1, 2), "n_buckets must be at least 2"),
+        (([0.5, 0.5], 4, 0), "n_repetitions must be at least 1"),
+    ],
+)
+def test_bad_arguments_of_the_variance_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        estimate_variance(*arguments)
+
+
+def test_other_bad_arguments_are_refused():
+    with pytest.raises(ValueError, match="n_repetitions must be at least 1, got 0"):
+        expected_collisions(10, 4, 0)
+    with pytest.raises(ValueError, match="n_buckets must be at least 1, got 0"):
+        indistinguishable_probability(10, 0, 1)
+    with pytest.raises(ValueError, match="from 0 to n_features=5, got 6"):
+        model_cost(10, 5, 1, 1, n_nonzeros=6)
+
+
+# Costs and plans ---------------------------------------------------------------------
+
+
+def test_multiply_adds_are_those_of_the_loops():
+    n_classes, n_features, n_repetitions, n_buckets = 7, 5, 3, 2
+    X = sp.random(20, n_features, density=0.4, random_state=0, format="csr")
+    cost = model_cost(
+        n_classes, n_features, n_repetitions, n_buckets, n_nonzeros=X.nnz / 20
+    )
+    for found, n_outputs in (
+        (cost.mach, n_repetitions * n_buckets),
+        (cost.one_vs_rest, n_classes),
+    ):
+        scores = gradient = 0
+        for i in range(20):
+            for _ in [*X[[i]].indices, "intercept"]:
+                for _ in range(n_outputs):
+                    scores += 1  # z[q] += x[j] * W[j, q]
+                    gradient += 1  # W[j, q] -= step * g[q] * x[j]
+        assert found.prediction * 20 == pytest.approx(scores)
+        assert found.training * 20 == pytest.approx(scores + gradient)
+    assert cost.mach.decoding == sum(1 for _ in np.ndindex(n_classes, n_repetitions))
+    assert cost.one_vs_rest.decoding == 0
+
+
+@pytest.mark.parametrize("n_buckets", [2, 256, 257])
+def test_bytes_are_those_of_a_fitted_model(blobs, n_buckets):
+    X, y = blobs(n_samples=300, n_classes=300)
+    model = MACHClassifier(
+        n_repetitions=9, n_buckets=n_buckets, max_iter=1, random_state=0
+    ).fit(X, y)
+    cost = model_cost(300, X.shape[1], 9, n_buckets)
+    assert cost.mach.n_bytes == model.model_bytes_
+    coef = np.empty((300, X.shape[1] + 1), np.float32)  # one-vs-rest
+    assert cost.one_vs_rest.n_bytes == coef.nbytes
+
+
+def test_costs_of_arrays():
+    cost = model_cost([[10], [1000]], 50, [1, 2, 3], 4, n_nonzeros=7)
+    for i, j in np.ndindex(2, 3):
+        alone = model_cost([10, 1000][i], 50, j + 1, 4, n_nonzeros=7)
+        assert isinstance(alone.mach.n_bytes, int)
+        for found, number in zip(cost.mach, alone.mach, strict=True):
+            assert np.broadcast_to(found, (2, 3))[i, j] == number
+        for found, number in zip(cost.one_vs_rest, alone.one_vs_rest, strict=True):
+            assert np.broadcast_to(found, (2, 1))[i, 0] == number
+
+
+@pytest.mark.parametrize("n_classes", [2, 50, 300])
+def test_plan_is_what_the_classifier_takes(blobs, n_classes):
+    X, y = blobs(n_samples=n_classes, n_classes=n_classes)
+    sizes = plan(
+        n_classes, X.shape[1], n_samples=X.shape[0], n_nonzeros=X.nnz / X.shape[0]
+    )
+    for params in {}, sizes.params:
+        model = MACHClassifier(max_iter=1, random_state=0, **params).fit(X, y)
+        assert model.n_repetitions_ == sizes.n_repetitions
+        assert model.n_buckets_ == sizes.n_buckets
+        assert model.model_bytes_ == sizes.n_bytes
+
+
+@pytest.mark.parametrize("n_classes", [1, 2, 200, 1000, 70_000])
+@pytest.mark.parametrize("n_features", [1, 100, 10_000])
+def test_plan_keeps_to_the_bytes_there_are(n_classes, n_features):
+    free = plan(n_classes, n_features)
+    # The fewest bytes of all sizes that tell the classes apart.
+    least = min(
+        model_cost(n_classes, n_features, R, B).mach.n_bytes
+        for B in range(2, 65)
+        for R in range(1, 18)
+        if B**R >= n_classes
+    )
+    for max_bytes in (free.n_bytes, free.n_bytes * 0.7, least, least * 1.5, 1e13):
+        if max_bytes < least:
+            continue
+        sizes = plan(n_classes, n_features, max_bytes)
+        R, B = sizes.n_repetitions, sizes.n_buckets
+        assert sizes.n_bytes <= max_bytes
+        assert B**R >= n_classes
+        if free.n_bytes <= max_bytes:
+            assert (R, B) == (free.n_repetitions, free.n_buckets)
+        else:  # no room for another repetition
+            assert model_cost(n_classes, n_features, R + 1, B).mach.n_bytes > max_bytes
+    if free.n_bytes >= least:
+        with pytest.raises(ValueError, match=f"takes at least {least} bytes"):
+            plan(n_classes, n_features, least - 1)
+
+
+def test_plan_follows_delta():
+    sizes = plan(10**6, 100, delta=1e-60)
+    assert sizes.n_repetitions == mach_min_repetitions(10**6, 64, 1e-60) > 16
+    assert sizes.min_repetitions == sizes.n_repetitions
+    assert sizes.indistinguishable_probability <= 1e-60
+
+
+def test_plan_as_a_table():
+    sizes = plan(105_033, 422_713, n_repetitions=25, n_buckets=32, n_nonzeros=50)
+    assert sizes.params == {"n_repetitions": 25, "n_buckets": 32}
+    lines = repr(sizes).splitlines()
+    assert str(sizes) == repr(sizes)
+    assert "105,033 classes and 422,713 features, 50 of them non-zero" in lines[0]
+    assert lines[2].index("25") == lines[3].index("32")  # aligned
+    for text in ("1.36 GB", "177.60 GB", "3,282.3"):  # 4 d R B + K R, 4 d K, K / B
+        assert any(text in line for line in lines)
+    html = sizes._repr_html_()
+    assert html.count("<tr>") == len(lines) - 1
+    assert "&lt;= 0.036" in html  # 1 / sqrt(R (B - 1))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_classes": 0}, "n_classes must be at least 1, got 0"),
+        ({"max_bytes": 0}, "max_bytes must be a positive number or None, got 0"),
+        ({"max_bytes": np.nan}, "max_bytes must be a positive number"),
+        ({"n_buckets": 1}, "n_buckets must be at least 2, got 1"),
+        ({"n_repetitions": "many"}, "n_repetitions must be a whole number"),
+        ({"n_repetitions": 2, "n_buckets": 9}, "Use n_repetitions=4 or more"),
+        # 4 (d + 1) R B + K R
+        ({"n_repetitions": 9, "n_buckets": 99, "max_bytes": 1e5}, "takes 368964 bytes"),
+        ({"delta": 2}, "delta must lie between 0 and 1"),
+        ({"n_nonzeros": -1}, "n_nonzeros must be from 0 to n_features=100"),
+        ({"n_samples": 0}, "n_samples must be at least 1"),
+    ],
+)
+def test_bad_arguments_of_a_plan_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        plan(**{"n_classes": 1000, "n_features": 100} | arguments)

@@ -1,0 +1,451 @@
+"""MACHClassifierCV: R and B by a held-out score, with one fit for each B.
+
+The first r repetitions of a model are a model of r repetitions, so that the scores of
+its stages are those of all smaller R.
+"""
+
+import pickle
+from numbers import Integral, Real
+from time import perf_counter
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
+from sklearn.model_selection import KFold, ShuffleSplit
+from sklearn.utils import check_random_state, get_tags
+from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
+
+from . import _hashing, theory
+from ._backends import format_bytes
+from ._classifier import MACHClassifier
+from ._compat import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    _check_sample_weight,
+    _fit_context,
+)
+from .metrics import TopKScorer
+
+_SEEDS = np.iinfo(np.int32).max
+
+
+def _is_refitted(self):
+    if self.refit:
+        return True
+    raise AttributeError(
+        "Only a model that is fitted to all rows predicts. Set refit=True, or fit "
+        "MACHClassifier with best_params_."
+    )
+
+
+class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+    """MACHClassifier whose R and B are chosen by a held-out score.
+
+    For each number of buckets B one model is fitted to the training rows of each split,
+    with the largest number of repetitions R.  Its stages score all smaller R.  The best
+    pair within the budget of bytes is then fitted to all rows.
+
+    Parameters
+    ----------
+    classifier : MACHClassifier, default=None
+        What is fitted, with R and B replaced.  None is the default one.
+
+    n_buckets : int or array-like of int, default=(16, 64, 256)
+        The numbers B to try, each at least 2.  Of those that are not less than the
+        number of classes only the smallest is tried.
+
+    n_repetitions : int or "auto", default="auto"
+        The largest R.  "auto" is what MACHClassifier takes with "auto", for each B.
+
+    max_bytes : int or float, default=None
+        Bytes that a model may take: `model_bytes_`, which for base classifiers is
+        measured in the splits.  None is no limit.
+
+    cv : float, int or cross-validation splitter, default=0.1
+        A number below 1 is the share of the rows to hold out once; an integer is the
+        number of shuffled folds.  No split is stratified by class.
+
+    scoring : "accuracy" or TopKScorer, default="accuracy"
+        What is best: the accuracy, or the top-k accuracy,
+        :class:`~sklearn_mach.metrics.TopKScorer`.
+
+    refit : bool, default=True
+        Whether to fit the best R and B to all rows.
+
+    random_state : int, RandomState instance or None, default=None
+        Seeds the splits, and the classifier if its own `random_state` is None.  All
+        models use the same seed.
+
+    Attributes
+    ----------
+    best_estimator_ : MACHClassifier
+        Fitted to all rows, if `refit`.
+    best_params_ : dict
+        The chosen `n_repetitions` and `n_buckets`.
+    best_score_ : float
+        Their mean held-out score.
+    cv_results_ : dict of ndarray of shape (n_candidates,)
+        One entry for each B and each R that tells all classes apart: `n_buckets`,
+        `n_repetitions`, `n_bytes`, `mean_test_score`, `std_test_score` (over the
+        splits), and `fit_time`, the mean seconds in which the largest R of this B was
+        fitted.
+    classes_ : ndarray of shape (n_classes,)
+        The class labels, sorted.
+    n_features_in_ : int
+        Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features,)
+        Names of the features, if X had names that are all strings.
+
+    See Also
+    --------
+    sklearn_mach.theory.plan : R and B for a budget, before anything is fitted.
+    sklearn_mach.displays.MemoryCurveDisplay : The scores against the bytes.
+
+    Notes
+    -----
+    Of equal scores the one with the fewest bytes is taken.  Sample weights are used in
+    fitting and not in scoring, as in scikit-learn's searches.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_mach import MACHClassifierCV
+    >>> X, y = load_digits(return_X_y=True)
+    >>> search = MACHClassifierCV(
+    ...     n_buckets=[2, 4], n_repetitions=8, max_bytes=5000, random_state=0
+    ... )
+    >>> search.fit(X / 16, y).best_estimator_.model_bytes_ <= 5000
+    True
+    >>> search.cv_results_["n_repetitions"]
+    array([4, 5, 6, 7, 8, 2, 3, 4])
+    """
+
+    _parameter_constraints: dict = {
+        "classifier": [MACHClassifier, None],
+        "n_buckets": [Interval(Integral, 2, None, closed="left"), "array-like"],
+        "n_repetitions": [
+            Interval(Integral, 1, None, closed="left"),
+            StrOptions({"auto"}),
+        ],
+        "max_bytes": [Interval(Real, 0, None, closed="neither"), None],
+        "cv": [
+            Interval(Real, 0, 1, closed="neither"),
+            Interval(Integral, 2, None, closed="left"),
+            HasMethods(["split"]),
+        ],
+        "scoring": [StrOptions({"accuracy"}), TopKScorer],
+        "refit": ["boolean"],
+        "random_state": ["random_state"],
+    }
+
+    def __init__(
+        self,
+        classifier=None,
+        *,
+        n_buckets=(16, 64, 256),
+        n_repetitions="auto",
+        max_bytes=None,
+        cv=0.1,
+        scoring="accuracy",
+        refit=True,
+        random_state=None,
+    ):
+        self.classifier = classifier
+        self.n_buckets = n_buckets
+        self.n_repetitions = n_repetitions
+        self.max_bytes = max_bytes
+        self.cv = cv
+        self.scoring = scoring
+        self.refit = refit
+        self.random_state = random_state
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        inner = get_tags(self._base())
+        tags.input_tags = inner.input_tags
+        tags.classifier_tags = inner.classifier_tags
+        return tags
+
+    @_fit_context(prefer_skip_nested_validation=False)
+    def fit(self, X, y, sample_weight=None):
+        """Score all candidates and fit the best.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Training rows.
+        y : array-like of shape (n_samples,)
+            Class labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        self : MACHClassifierCV
+
+        Raises
+        ------
+        ValueError
+            If no candidate fits in `max_bytes` or tells all classes apart.
+        """
+        base = self._base()
+        if not isinstance(base.hashing, str):
+            raise ValueError(
+                "hashing of the classifier is an array, which fixes R and B. Pass the "
+                "name of a way to draw tables, such as hashing='balanced'."
+            )
+        rows, labels = base._validate(X, y, reset=True)
+        weight = None
+        if sample_weight is not None:
+            weight = _check_sample_weight(sample_weight, rows, ensure_non_negative=True)
+        classes = np.unique(labels)
+        split_seed, seed = check_random_state(self.random_state).randint(_SEEDS, size=2)
+        if base.random_state is not None:
+            seed = check_random_state(base.random_state).randint(_SEEDS)
+        base.set_params(random_state=int(seed))
+        splits = list(self._splitter(int(split_seed)).split(rows, labels))
+        parts = [
+            self._score_sizes(base, rows, labels, weight, splits, classes.size, *sizes)
+            for sizes in self._candidates(base, rows, classes.size)
+        ]
+        results = {
+            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+        }
+        best = self._best(results)
+        params = {
+            name: int(results[name][best]) for name in ("n_repetitions", "n_buckets")
+        }
+        if self.refit:
+            final = clone(base).set_params(**params)
+            self.best_estimator_ = final.fit(X, y, sample_weight)
+        else:
+            self.__dict__.pop("best_estimator_", None)
+        self.best_params_ = params
+        self.best_score_ = float(results["mean_test_score"][best])
+        self.cv_results_ = results
+        self.classes_ = classes
+        self.n_features_in_ = base.n_features_in_
+        self.__dict__.pop("feature_names_in_", None)
+        if hasattr(base, "feature_names_in_"):
+            self.feature_names_in_ = base.feature_names_in_
+        return self
+
+    def _base(self):
+        return MACHClassifier() if self.classifier is None else clone(self.classifier)
+
+    def _splitter(self, seed):
+        if hasattr(self.cv, "split"):
+            return self.cv
+        if isinstance(self.cv, Integral):
+            return KFold(self.cv, shuffle=True, random_state=seed)
+        return ShuffleSplit(1, test_size=self.cv, random_state=seed)
+
+    def _candidates(self, base, X, n_classes):
+        """B, least R and largest R, for each B with which a model fits the budget."""
+        n_buckets = np.unique(self.n_buckets)
+        if n_buckets.dtype.kind not in "iu" or n_buckets.size == 0 or n_buckets[0] < 2:
+            raise ValueError(
+                f"n_buckets must hold integers of at least 2, got {self.n_buckets!r}."
+            )
+        n_buckets = n_buckets[: 1 + np.searchsorted(n_buckets, n_classes)]
+        candidates, smallest = [], []
+        for B in n_buckets.tolist():
+            largest, used = theory.choose_sizes(
+                n_classes,
+                self.n_repetitions,
+                B,
+                n_nonzeros=X.nnz if sp.issparse(X) else X.size,
+            )
+            least = _least_repetitions(base, n_classes, B, largest)
+            if base.estimator is None and self.max_bytes is not None:
+                cost = theory.model_cost(n_classes, X.shape[1], 1, used).mach.n_bytes
+                largest = min(largest, int(self.max_bytes // cost))
+                smallest.append(least * cost)
+            if least <= largest:
+                candidates.append((B, least, largest))
+        if candidates:
+            return candidates
+        if smallest:
+            raise self._over_budget(min(smallest))
+        raise ValueError(
+            f"n_repetitions={self.n_repetitions} cannot tell {n_classes} classes apart "
+            f"with any of n_buckets={n_buckets.tolist()}. Use more of either."
+        )
+
+    def _score_sizes(
+        self, base, X, y, weight, splits, n_classes, n_buckets, least, largest
+    ):
+        """A part of `cv_results_`: all R of one B."""
+        model = clone(base).set_params(n_buckets=n_buckets, n_repetitions=largest)
+        k = 1 if self.scoring == "accuracy" else self.scoring.k
+        scores, n_bytes, seconds = [], [], []
+        for train, test in splits:
+            start = perf_counter()
+            fold_weight = None if weight is None else weight[train]
+            model.fit(X[train], y[train], fold_weight)
+            seconds.append(perf_counter() - start)
+            stages = model.staged_predict_topk(X[test], min(k, model.classes_.size))
+            hits = ((labels == y[test, None]).any(axis=1) for labels in stages)
+            scores.append([hit.mean() for hit in hits])
+            n_bytes.append(stage_bytes(model, n_classes, min(n_buckets, n_classes)))
+        used = slice(least - 1, None)
+        n_repetitions = np.arange(1, largest + 1)[used]
+        return {
+            "n_buckets": np.full(n_repetitions.size, n_buckets),
+            "n_repetitions": n_repetitions,
+            "n_bytes": np.max(n_bytes, axis=0)[used],
+            "mean_test_score": np.mean(scores, axis=0)[used],
+            "std_test_score": np.std(scores, axis=0)[used],
+            "fit_time": np.full(n_repetitions.size, np.mean(seconds)),
+        }
+
+    def _best(self, results):
+        """Place of the best score in the budget; of equal ones the smallest model."""
+        scores, n_bytes = results["mean_test_score"], results["n_bytes"]
+        order = np.lexsort((n_bytes, -scores))
+        if self.max_bytes is not None:
+            order = order[n_bytes[order] <= self.max_bytes]
+        if order.size == 0:
+            raise self._over_budget(n_bytes.min())
+        return order[0]
+
+    def _over_budget(self, n_bytes):
+        return ValueError(
+            f"No model fits in max_bytes={self.max_bytes}: the smallest that can be "
+            f"chosen takes {n_bytes} bytes ({format_bytes(n_bytes)}). Allow that, or "
+            "try other n_buckets."
+        )
+
+    @available_if(_is_refitted)
+    def predict(self, X):
+        """Predict the best class of each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,), with the dtype of `classes_`
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.predict(X)
+
+    @available_if(_is_refitted)
+    def predict_topk(self, X, k=5, return_scores=False):
+        """Predict the k best classes of each row, as MACHClassifier does.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        k : int, default=5
+            From 1 to the number of classes.
+        return_scores : bool, default=False
+            Whether to return the scores too.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples, k)
+            Best first.
+        scores : ndarray of shape (n_samples, k), float32
+            If `return_scores`.
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.predict_topk(X, k, return_scores)
+
+    @available_if(_is_refitted)
+    def predict_proba(self, X):
+        """Estimate the probability of every class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, n_classes), float64
+            Rows sum to one.
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.predict_proba(X)
+
+    @available_if(_is_refitted)
+    def predict_log_proba(self, X):
+        """Logarithm of `predict_proba`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_samples, n_classes), float64
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.predict_log_proba(X)
+
+    @available_if(_is_refitted)
+    def decision_function(self, X):
+        """Score every class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples, n_classes), float32
+            Of shape (n_samples,) if there are two classes.
+        """
+        check_is_fitted(self)
+        return self.best_estimator_.decision_function(X)
+
+    @available_if(_is_refitted)
+    def score(self, X, y, sample_weight=None):
+        """Score rows by `scoring`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Returns
+        -------
+        score : float
+        """
+        check_is_fitted(self)
+        if self.scoring == "accuracy":
+            return self.best_estimator_.score(X, y, sample_weight)
+        return self.scoring(self.best_estimator_, X, y, sample_weight)
+
+
+def stage_bytes(model, n_classes, n_buckets):
+    """Bytes of the first 1, 2, ..., R repetitions of a fitted MACHClassifier, (R,)."""
+    n_repetitions = np.arange(1, model.n_repetitions_ + 1)
+    if model.estimator is None:
+        cost = theory.model_cost(
+            n_classes, model.n_features_in_, n_repetitions, n_buckets
+        )
+        return cost.mach.n_bytes
+    estimators = np.cumsum([len(pickle.dumps(base)) for base in model.estimators_])
+    return estimators + n_repetitions * n_classes * model.bucket_table_.itemsize
+
+
+def _least_repetitions(base, n_classes, n_buckets, largest):
+    """Smallest R whose table tells all classes apart; largest + 1 if none does."""
+    least = _hashing.min_repetitions(n_classes, n_buckets)
+    if base.hashing != "universal" or n_classes <= n_buckets:
+        return least
+    seeds = base._draw_seeds(largest)[1]
+    while least <= largest:  # the other tables always need only the smallest number
+        try:
+            _hashing.draw_table(n_classes, n_buckets, seeds[:least], base.hashing)
+            break
+        except ValueError:
+            least += 1
+    return least

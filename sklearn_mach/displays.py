@@ -1,0 +1,724 @@
+"""Figures of what R, B and memory do, in the manner of scikit-learn's displays.
+
+A display holds what is drawn; `plot` draws it into axes of matplotlib, which is
+imported only then.
+"""
+
+import pickle
+
+import numpy as np
+from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
+from sklearn.utils.validation import check_is_fitted
+
+from . import theory
+from ._classifier import MACHClassifier
+from ._compat import check_matplotlib_support
+from ._hashing import _split, random_column
+from ._search import stage_bytes
+from .metrics import (
+    _check_positive,
+    _unwrap,
+    confidence_bins,
+    top_confidence,
+)
+
+__all__ = [
+    "ClassFrequencyDisplay",
+    "CollisionDisplay",
+    "MemoryCurveDisplay",
+    "ReliabilityDisplay",
+    "RepetitionCurveDisplay",
+]
+
+
+class MemoryCurveDisplay:
+    """Score against the bytes of a model, with a line for each number of buckets.
+
+    Make it with `from_results` or `from_estimators`.
+
+    Parameters
+    ----------
+    n_bytes : list of ndarray
+        Bytes of the models of each line.
+    scores : list of ndarray
+        Their scores.
+    labels : list of str
+        What each line is called.
+    score_name : str, default="Score"
+        What the score is called.
+    best : tuple of two floats, default=None
+        Bytes and score of the chosen model.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    lines_ : list of matplotlib Line2D
+        One for each line; a model whose size is fixed is a single marker.
+    best_ : matplotlib Line2D or None
+        The marker of the chosen model.
+
+    See Also
+    --------
+    sklearn_mach.MACHClassifierCV : The search that `from_results` draws.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_mach import MACHClassifierCV
+    >>> from sklearn_mach.displays import MemoryCurveDisplay
+    >>> X, y = load_digits(return_X_y=True)
+    >>> search = MACHClassifierCV(n_buckets=[2, 4], n_repetitions=8, random_state=0)
+    >>> display = MemoryCurveDisplay.from_results(search.fit(X / 16, y))
+    >>> display.labels
+    ['2 buckets', '4 buckets']
+    """
+
+    def __init__(self, n_bytes, scores, labels, *, score_name="Score", best=None):
+        self.n_bytes = n_bytes
+        self.scores = scores
+        self.labels = labels
+        self.score_name = score_name
+        self.best = best
+
+    @classmethod
+    def from_results(cls, search, *, ax=None, **line_kw):
+        """Draw what a search has found.
+
+        Parameters
+        ----------
+        search : fitted MACHClassifierCV
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **line_kw : dict
+            Passed to `Axes.plot`.
+
+        Returns
+        -------
+        display : MemoryCurveDisplay
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_results")
+        check_is_fitted(search, "cv_results_")
+        results = search.cv_results_
+        n_buckets = np.unique(results["n_buckets"])
+        rows = [results["n_buckets"] == B for B in n_buckets]
+        chosen = np.all(
+            [results[name] == value for name, value in search.best_params_.items()],
+            axis=0,
+        )
+        display = cls(
+            [results["n_bytes"][own] for own in rows],
+            [results["mean_test_score"][own] for own in rows],
+            [f"{B} buckets" for B in n_buckets],
+            score_name="Held-out " + _score_name(search.scoring),
+            best=(results["n_bytes"][chosen][0], search.best_score_),
+        )
+        return display.plot(ax, **line_kw)
+
+    @classmethod
+    def from_estimators(cls, estimators, X, y, *, ax=None, **line_kw):
+        """Draw the accuracy of fitted classifiers.
+
+        Parameters
+        ----------
+        estimators : dict of str to fitted classifier
+            With what they are called.  A MACHClassifier is a line of all its stages, of
+            1, 2, ..., R repetitions; any other classifier is a marker at the size of
+            its pickle.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            True labels.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **line_kw : dict
+            Passed to `Axes.plot`.
+
+        Returns
+        -------
+        display : MemoryCurveDisplay
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_estimators")
+        n_bytes, scores = [], []
+        for estimator in estimators.values():
+            model, rows, labels = _unwrap(estimator, X, y)
+            if isinstance(model, MACHClassifier):
+                sizes = stage_bytes(model, model.classes_.size, model.n_buckets_)
+                accuracy = list(model.staged_score(rows, labels))
+            else:
+                sizes = [len(pickle.dumps(model))]
+                accuracy = [model.score(rows, labels)]
+            n_bytes.append(np.array(sizes))
+            scores.append(np.array(accuracy))
+        display = cls(n_bytes, scores, list(estimators), score_name="Accuracy")
+        return display.plot(ax, **line_kw)
+
+    def plot(self, ax=None, **line_kw):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **line_kw : dict
+            Passed to `Axes.plot`.
+
+        Returns
+        -------
+        display : MemoryCurveDisplay
+        """
+        self.ax_, self.figure_ = _axes(type(self).__name__, ax)
+        lines = zip(self.n_bytes, self.scores, self.labels, strict=True)
+        self.lines_ = []
+        for n_bytes, scores, label in lines:
+            style = {"marker": ".", "label": label} | line_kw
+            self.lines_ += self.ax_.plot(n_bytes, scores, **style)
+        self.best_ = None
+        if self.best is not None:
+            style = {"marker": "o", "markersize": 12, "fillstyle": "none"}
+            self.best_ = self.ax_.plot(
+                *self.best, **style, color="black", linestyle="none", label="chosen"
+            )[0]
+        self.ax_.set(xscale="log", xlabel="Model size", ylabel=self.score_name)
+        _show_bytes(self.ax_.xaxis)
+        self.ax_.legend()
+        return self
+
+
+class RepetitionCurveDisplay:
+    """Accuracy of the first 1, 2, ..., R repetitions of a fitted MACHClassifier.
+
+    Make it with `from_estimator`.
+
+    Parameters
+    ----------
+    n_repetitions : ndarray of shape (n_stages,)
+        The numbers r of repetitions.
+    scores : ndarray of shape (n_stages,)
+        The accuracies.
+    name : str, default=None
+        What the line is called.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    line_ : matplotlib Line2D
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_mach import MACHClassifier
+    >>> from sklearn_mach.displays import RepetitionCurveDisplay
+    >>> X, y = load_digits(return_X_y=True)
+    >>> model = MACHClassifier(n_repetitions=8, n_buckets=4, random_state=0)
+    >>> model.fit(X[:1000] / 16, y[:1000])
+    MACHClassifier(n_buckets=4, n_repetitions=8, random_state=0)
+    >>> display = RepetitionCurveDisplay.from_estimator(model, X[1000:] / 16, y[1000:])
+    """
+
+    def __init__(self, n_repetitions, scores, *, name=None):
+        self.n_repetitions = n_repetitions
+        self.scores = scores
+        self.name = name
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, X, y, *, sample_weight=None, name=None, ax=None, **line_kw
+    ):
+        """Draw the accuracy of the stages of a model on rows.
+
+        Parameters
+        ----------
+        estimator : fitted MACHClassifier
+            Or a pipeline or search whose last step or best estimator it is.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+        name : str, default=None
+            What the line is called; None is its number of buckets.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **line_kw : dict
+            Passed to `Axes.plot`.
+
+        Returns
+        -------
+        display : RepetitionCurveDisplay
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        model, X, y = _unwrap(estimator, X, y)
+        if not isinstance(model, MACHClassifier):
+            raise ValueError(f"Only a MACHClassifier has repetitions; got {model!r}.")
+        scores = np.array(list(model.staged_score(X, y, sample_weight)))
+        name = f"{model.n_buckets_} buckets" if name is None else name
+        return cls(np.arange(1, scores.size + 1), scores, name=name).plot(ax, **line_kw)
+
+    def plot(self, ax=None, **line_kw):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **line_kw : dict
+            Passed to `Axes.plot`.
+
+        Returns
+        -------
+        display : RepetitionCurveDisplay
+        """
+        self.ax_, self.figure_ = _axes(type(self).__name__, ax)
+        style = {"marker": ".", "label": self.name} | line_kw
+        (self.line_,) = self.ax_.plot(self.n_repetitions, self.scores, **style)
+        self.ax_.set(xlabel="Repetitions R", ylabel="Accuracy")
+        _whole_numbers(self.ax_.xaxis)
+        if style["label"] is not None:
+            self.ax_.legend()
+        return self
+
+
+class CollisionDisplay:
+    """Chance that two classes share all buckets, against R: bound and simulation.
+
+    Make it with `from_parameters`.
+
+    Parameters
+    ----------
+    n_repetitions : ndarray of shape (n_stages,)
+        The numbers of repetitions.
+    bound : ndarray of shape (n_stages,)
+        Bound of the probability that some pair of classes shares all buckets.
+    rate : ndarray of shape (n_stages,)
+        Share of the simulated tables in which some pair does.
+    name : str, default=None
+        Sizes, for the title.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    bound_, rate_ : matplotlib Line2D
+        The bound, and the simulated rate; rates of zero are not drawn.
+
+    See Also
+    --------
+    sklearn_mach.theory.indistinguishable_probability : The bound.
+
+    Examples
+    --------
+    >>> from sklearn_mach.displays import CollisionDisplay
+    >>> display = CollisionDisplay.from_parameters(1000, 50, random_state=0)
+    """
+
+    def __init__(self, n_repetitions, bound, rate, *, name=None):
+        self.n_repetitions = n_repetitions
+        self.bound = bound
+        self.rate = rate
+        self.name = name
+
+    @classmethod
+    def from_parameters(
+        cls,
+        n_classes,
+        n_buckets,
+        *,
+        n_repetitions=None,
+        n_tables=200,
+        random_state=None,
+        ax=None,
+        **line_kw,
+    ):
+        """Simulate tables of Carter-Wegman hashing and draw them beside the bound.
+
+        Parameters
+        ----------
+        n_classes : int
+            The number of classes K, at least 2.
+        n_buckets : int
+            The number of buckets B of a repetition, at least 2.
+        n_repetitions : int, default=None
+            The largest R.  None is that of
+            :func:`~sklearn_mach.theory.mach_min_repetitions`.
+        n_tables : int, default=200
+            The number of tables to draw.
+        random_state : int, RandomState instance or None, default=None
+            Seeds the tables.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **line_kw : dict
+            Passed to `Axes.plot`, for both lines.
+
+        Returns
+        -------
+        display : CollisionDisplay
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_parameters")
+        least = theory.mach_min_repetitions(n_classes, n_buckets)
+        n_repetitions = least if n_repetitions is None else n_repetitions
+        _check_positive("n_repetitions", n_repetitions)
+        _check_positive("n_tables", n_tables)
+        stages = np.arange(1, n_repetitions + 1)
+        bound = theory.indistinguishable_probability(n_classes, n_buckets, stages)
+        seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
+        rng = np.random.default_rng(seed)
+        rate = np.zeros(n_repetitions)
+        for _ in range(n_tables):
+            rate += _collides(n_classes, n_buckets, n_repetitions, rng)
+        name = f"{n_classes:,} classes, {n_buckets:,} buckets"
+        return cls(stages, bound, rate / n_tables, name=name).plot(ax, **line_kw)
+
+    def plot(self, ax=None, **line_kw):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **line_kw : dict
+            Passed to `Axes.plot`, for both lines.
+
+        Returns
+        -------
+        display : CollisionDisplay
+        """
+        self.ax_, self.figure_ = _axes(type(self).__name__, ax)
+        style = {"linestyle": "--", "label": "bound"} | line_kw
+        (self.bound_,) = self.ax_.plot(self.n_repetitions, self.bound, **style)
+        seen = self.rate > 0
+        style = {"marker": "o", "label": "simulated tables"} | line_kw
+        (self.rate_,) = self.ax_.plot(
+            self.n_repetitions[seen], self.rate[seen], **style
+        )
+        self.ax_.set(
+            yscale="log",
+            xlabel="Repetitions R",
+            ylabel="Chance that two classes share all buckets",
+            title=self.name,
+        )
+        _whole_numbers(self.ax_.xaxis)
+        self.ax_.legend()
+        return self
+
+
+class ReliabilityDisplay:
+    """Reliability diagram of the best class: how often it is right, by its probability.
+
+    Make it with `from_estimator` or `from_predictions`.
+
+    Parameters
+    ----------
+    confidence : ndarray of shape (n_used_bins,)
+        Mean probability of the best class in each bin that holds rows.
+    accuracy : ndarray of shape (n_used_bins,)
+        How often it is right.
+    n_rows : ndarray of shape (n_used_bins,)
+        The number of rows.
+    name : str, default=None
+        What the line is called.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    line_ : matplotlib Line2D
+
+    See Also
+    --------
+    sklearn_mach.metrics.calibration_error : The mean distance from the diagonal.
+
+    References
+    ----------
+    Guo, Pleiss, Sun and Weinberger (2017), "On Calibration of Modern Neural Networks",
+    ICML, figure 1.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from sklearn_mach import MACHClassifier
+    >>> from sklearn_mach.displays import ReliabilityDisplay
+    >>> X, y = load_digits(return_X_y=True)
+    >>> model = MACHClassifier(random_state=0).fit(X[:1000] / 16, y[:1000])
+    >>> display = ReliabilityDisplay.from_estimator(model, X[1000:] / 16, y[1000:])
+    """
+
+    def __init__(self, confidence, accuracy, n_rows, *, name=None):
+        self.confidence = confidence
+        self.accuracy = accuracy
+        self.n_rows = n_rows
+        self.name = name
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, X, y, *, n_bins=15, name=None, ax=None, **line_kw
+    ):
+        """Draw how reliable the probabilities of a classifier are.
+
+        Parameters
+        ----------
+        estimator : fitted classifier
+            With `predict_proba`, which is called on chunks of rows.
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            True labels.  The model is wrong on those that it has not seen.
+        n_bins : int, default=15
+            The number of bins of equal width.
+        name : str, default=None
+            What the line is called; None is the name of the class of the estimator.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **line_kw : dict
+            Passed to `Axes.plot`.
+
+        Returns
+        -------
+        display : ReliabilityDisplay
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        confidence, hit = top_confidence(estimator, X, y)
+        if name is None:
+            name = type(_unwrap(estimator, X, y)[0]).__name__
+        return cls._from_hits(confidence, hit, n_bins, name, ax, line_kw)
+
+    @classmethod
+    def from_predictions(
+        cls, y_true, y_pred, confidence, *, n_bins=15, name=None, ax=None, **line_kw
+    ):
+        """Draw how reliable predictions are.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_samples,)
+            True labels.
+        y_pred : array-like of shape (n_samples,)
+            The best class of each row.
+        confidence : array-like of shape (n_samples,)
+            Its probability.
+        n_bins, name, ax, **line_kw
+            As in `from_estimator`.
+
+        Returns
+        -------
+        display : ReliabilityDisplay
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_predictions")
+        check_consistent_length(y_true, y_pred, confidence)
+        confidence = column_or_1d(confidence, dtype=np.float64)
+        if not np.all((confidence >= 0) & (confidence <= 1)):
+            raise ValueError(
+                "confidence must hold probabilities, from 0 to 1; they are from "
+                f"{confidence.min()} to {confidence.max()}."
+            )
+        hit = column_or_1d(y_true) == column_or_1d(y_pred)
+        return cls._from_hits(confidence, hit, n_bins, name, ax, line_kw)
+
+    @classmethod
+    def _from_hits(cls, confidence, hit, n_bins, name, ax, line_kw):
+        _check_positive("n_bins", n_bins)
+        bins = confidence_bins(confidence, n_bins)
+        n_rows = np.bincount(bins)
+        used = n_rows > 0
+        n_rows = n_rows[used]
+        confidence = np.bincount(bins, confidence)[used] / n_rows
+        accuracy = np.bincount(bins, hit)[used] / n_rows
+        return cls(confidence, accuracy, n_rows, name=name).plot(ax, **line_kw)
+
+    def plot(self, ax=None, **line_kw):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **line_kw : dict
+            Passed to `Axes.plot`.
+
+        Returns
+        -------
+        display : ReliabilityDisplay
+        """
+        self.ax_, self.figure_ = _axes(type(self).__name__, ax)
+        diagonal = "perfectly calibrated"
+        if diagonal not in self.ax_.get_legend_handles_labels()[1]:
+            self.ax_.plot([0, 1], [0, 1], "k:", label=diagonal)
+        style = {"marker": "s", "label": self.name} | line_kw
+        (self.line_,) = self.ax_.plot(self.confidence, self.accuracy, **style)
+        self.ax_.set(
+            xlabel="Probability of the best class",
+            ylabel="How often it is right",
+            xlim=(0, 1),
+            ylim=(0, 1),
+            aspect="equal",
+        )
+        self.ax_.legend()
+        return self
+
+
+class ClassFrequencyDisplay:
+    """Accuracy by how many training rows the true class has.
+
+    Make it with `from_estimator` or `from_predictions`.
+
+    Parameters
+    ----------
+    labels : list of str
+        Numbers of training rows: "0", "1", "2-3", "4-7", ...; only those of some row.
+    accuracy : ndarray of shape (n_used_bins,)
+        Accuracy on the rows of such classes.
+    n_rows : ndarray of shape (n_used_bins,)
+        The number of these rows.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    bar_ : matplotlib BarContainer
+
+    Examples
+    --------
+    >>> from sklearn_mach.displays import ClassFrequencyDisplay
+    >>> y_train = ["a", "a", "a", "b"]
+    >>> display = ClassFrequencyDisplay.from_predictions(
+    ...     ["a", "a", "b", "c"], ["a", "a", "a", "a"], y_train
+    ... )
+    >>> display.labels, display.accuracy
+    (['0', '1', '2-3'], array([0., 0., 1.]))
+    """
+
+    def __init__(self, labels, accuracy, n_rows):
+        self.labels = labels
+        self.accuracy = accuracy
+        self.n_rows = n_rows
+
+    @classmethod
+    def from_estimator(cls, estimator, X, y, y_train, *, ax=None, **bar_kw):
+        """Draw the accuracy of a classifier.
+
+        Parameters
+        ----------
+        estimator : fitted classifier
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            True labels.
+        y_train : array-like of shape (n_training_samples,)
+            The labels that the classifier was fitted to.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **bar_kw : dict
+            Passed to `Axes.bar`.
+
+        Returns
+        -------
+        display : ClassFrequencyDisplay
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_estimator")
+        return cls.from_predictions(y, estimator.predict(X), y_train, ax=ax, **bar_kw)
+
+    @classmethod
+    def from_predictions(cls, y_true, y_pred, y_train, *, ax=None, **bar_kw):
+        """Draw the accuracy of predictions.
+
+        Parameters
+        ----------
+        y_true : array-like of shape (n_samples,)
+            True labels.
+        y_pred : array-like of shape (n_samples,)
+            Predicted labels.
+        y_train : array-like of shape (n_training_samples,)
+            The labels that the classifier was fitted to.
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **bar_kw : dict
+            Passed to `Axes.bar`.
+
+        Returns
+        -------
+        display : ClassFrequencyDisplay
+        """
+        check_matplotlib_support(f"{cls.__name__}.from_predictions")
+        check_consistent_length(y_true, y_pred)
+        y_true = column_or_1d(y_true)
+        labels, counts = np.unique(column_or_1d(y_train), return_counts=True)
+        counts = dict(zip(labels.tolist(), counts.tolist(), strict=True))
+        bins = np.array([counts.get(v, 0).bit_length() for v in y_true.tolist()])
+        n_rows = np.bincount(bins)
+        used = np.flatnonzero(n_rows)
+        n_hits = np.bincount(bins, y_true == column_or_1d(y_pred))[used]
+        names = ["0", "1"] + [
+            f"{1 << (m - 1):,}-{(1 << m) - 1:,}" for m in range(2, n_rows.size)
+        ]
+        display = cls([names[m] for m in used], n_hits / n_rows[used], n_rows[used])
+        return display.plot(ax, **bar_kw)
+
+    def plot(self, ax=None, **bar_kw):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **bar_kw : dict
+            Passed to `Axes.bar`.
+
+        Returns
+        -------
+        display : ClassFrequencyDisplay
+        """
+        self.ax_, self.figure_ = _axes(type(self).__name__, ax)
+        self.bar_ = self.ax_.bar(self.labels, self.accuracy, **bar_kw)
+        rows = [f"{n:,}" for n in self.n_rows]
+        self.ax_.bar_label(self.bar_, rows, fontsize="small")
+        self.ax_.tick_params("x", rotation=45)
+        self.ax_.set(
+            xlabel="Training rows of the class (on the bars: rows scored)",
+            ylabel="Accuracy",
+        )
+        return self
+
+
+def _axes(name, ax):
+    """The axes to draw into, of a new figure if None, and their figure."""
+    check_matplotlib_support(f"{name}.plot")
+    import matplotlib.pyplot as plt
+
+    if ax is None:
+        ax = plt.figure(layout="constrained").add_subplot()
+    return ax, ax.figure
+
+
+def _score_name(scoring):
+    return "accuracy" if scoring == "accuracy" else f"top-{scoring.k} accuracy"
+
+
+def _collides(n_classes, n_buckets, n_repetitions, rng):
+    """Whether two classes share their first 1, 2, ..., R buckets, bool (R,)."""
+    found = np.zeros(n_repetitions, bool)
+    group = np.zeros(n_classes, np.int64)
+    for r in range(n_repetitions):
+        column = random_column(n_classes, n_buckets, rng)
+        group, n_groups = _split(group, column, n_buckets)
+        if n_groups == n_classes:
+            break
+        found[r] = True
+    return found
+
+
+def _show_bytes(axis):
+    """Label a logarithmic axis with sizes such as 2 MB, as densely as usual."""
+    from matplotlib.ticker import EngFormatter, LogFormatter
+
+    size = EngFormatter("B")
+
+    class SizeFormatter(LogFormatter):
+        def __call__(self, x, pos=None):
+            return size(x) if super().__call__(x, pos) else ""
+
+    axis.set_major_formatter(SizeFormatter())
+    axis.set_minor_formatter(SizeFormatter())
+
+
+def _whole_numbers(axis):
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(integer=True))
