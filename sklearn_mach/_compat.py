@@ -22,6 +22,7 @@ __all__ = [
     "_set_random_states",
     "check_matplotlib_support",
     "njit",
+    "read_only",
 ]
 
 # Sums may be re-ordered and fused, but NaN and infinity keep their meaning.
@@ -37,3 +38,14 @@ def njit(function=None, **options):
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no directory for the cache can be written
         return numba.njit(**options)(function)
+
+
+def read_only(*arrays):
+    """Views that cannot be written: to Numba another type than arrays that can be.
+
+    With one type for both, a kernel is compiled once and rounds alike for both.
+    """
+    views = [array.view() for array in arrays]
+    for view in views:
+        view.flags.writeable = False
+    return views

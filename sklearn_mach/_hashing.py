@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import gen_batches
 
-from ._compat import njit
+from ._compat import njit, read_only
 
 _PRIME = (1 << 61) - 1  # a Mersenne prime, so that remainders need no division
 _N_REDRAWS = 100
@@ -126,7 +126,8 @@ def sketch_classes(X, y, weight, n_classes, seed):
     sign = rng.choice(np.array([-1, 1], np.float32), X.shape[1])
     sketch = np.zeros((n_classes, _SKETCH_SIZE), np.float32)
     if sp.issparse(X):
-        _add_sketches(X.data, X.indices, X.indptr, y, weight, place, sign, sketch)
+        arrays = read_only(X.data, X.indices, X.indptr)
+        _add_sketches(*arrays, y, weight, place, sign, sketch)
     else:
         projection = np.zeros((X.shape[1], _SKETCH_SIZE), np.float32)
         projection[np.arange(X.shape[1]), place] = sign

@@ -22,7 +22,7 @@ from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
-from ._compat import njit
+from ._compat import njit, read_only
 
 # Sums over features keep their order, so that every number is the same whatever
 # columns stand beside it; fusing multiplications with additions is harmless.
@@ -441,7 +441,7 @@ def train(X, y, table, columns, settings):
         common = (rows, y, table, s.weight, step, s.gain, decay, penalty, rate, s.bias)
         common += (lo, W, b, loss)
         if sp.issparse(X):
-            scale = _sgd_epoch_csr(X.data, X.indices, X.indptr, *common)
+            scale = _sgd_epoch_csr(*read_only(X.data, X.indices, X.indptr), *common)
         else:
             with np.errstate(over="ignore", invalid="ignore"):  # reported below
                 scale = _sgd_epoch_dense(X, s.batch_size, *common)
@@ -528,7 +528,7 @@ def squared_lengths(X, gain=None):
         gain = np.ones(X.shape[1], np.float32)
     if sp.issparse(X):
         out = np.empty(X.shape[0])
-        _squared_lengths_csr(X.data, X.indices, X.indptr, gain, out)
+        _squared_lengths_csr(*read_only(X.data, X.indices, X.indptr), gain, out)
         return out
     return np.einsum("ij,ij,j->i", X, X, gain, dtype=np.float64)
 
@@ -552,7 +552,8 @@ def feature_gains(X, weight):
     """
     n_rows, squares = np.zeros(X.shape[1]), np.zeros(X.shape[1])
     if sp.issparse(X):
-        _feature_sums_csr(X.data, X.indices, X.indptr, weight, n_rows, squares)
+        arrays = read_only(X.data, X.indices, X.indptr)
+        _feature_sums_csr(*arrays, weight, n_rows, squares)
     else:
         for rows in gen_batches(X.shape[0], 1024):
             n_rows += weight[rows] @ (X[rows] != 0)
@@ -656,8 +657,8 @@ def bucket_proba(X, W, b, n_buckets, log):
     """(Log) probabilities of the buckets, float32 of shape (n_samples, R, B)."""
     Z = np.empty((X.shape[0], b.size), np.float32)
     if sp.issparse(X):
-        _logits_csr(X.data, X.indices, X.indptr, W, b, Z)
+        _logits_csr(*read_only(X.data, X.indices, X.indptr, W, b), Z)
     else:
-        _logits_dense(X, W, b, Z)
+        _logits_dense(*read_only(X, W, b), Z)
     _normalise(Z, n_buckets, log)
     return Z.reshape(X.shape[0], -1, n_buckets)
