@@ -5,6 +5,7 @@ its stages are those of all smaller R.
 """
 
 import pickle
+from io import BytesIO
 from numbers import Integral, Real
 from time import perf_counter
 
@@ -201,11 +202,12 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if sample_weight is not None:
             weight = _check_sample_weight(sample_weight, rows, ensure_non_negative=True)
         classes = np.unique(labels)
-        split_seed, seed = check_random_state(self.random_state).randint(_SEEDS, size=2)
-        if base.random_state is not None:
-            seed = check_random_state(base.random_state).randint(_SEEDS)
-        base.set_params(random_state=int(seed))
-        splits = list(self._splitter(int(split_seed)).split(rows, labels))
+        random_state = check_random_state(self.random_state)
+        split_seed = int(random_state.randint(_SEEDS))
+        if not isinstance(base.random_state, Integral):
+            source = base.random_state or random_state
+            base.set_params(random_state=int(source.randint(_SEEDS)))
+        splits = list(self._splitter(split_seed).split(rows, labels))
         parts = [
             self._score_sizes(base, rows, labels, weight, splits, classes.size, *sizes)
             for sizes in self._candidates(base, rows, classes.size)
@@ -432,8 +434,14 @@ def stage_bytes(model, n_classes, n_buckets):
             n_classes, model.n_features_in_, n_repetitions, n_buckets
         )
         return cost.mach.n_bytes
-    estimators = np.cumsum([len(pickle.dumps(base)) for base in model.estimators_])
-    return estimators + n_repetitions * n_classes * model.bucket_table_.itemsize
+    # A pickler remembers what it has written, as within the one list of model_bytes_.
+    file = BytesIO()
+    pickler = pickle.Pickler(file, pickle.HIGHEST_PROTOCOL)
+    ends = []
+    for base in model.estimators_:
+        pickler.dump(base)
+        ends.append(file.tell())
+    return np.array(ends) + n_repetitions * n_classes * model.bucket_table_.itemsize
 
 
 def _least_repetitions(base, n_classes, n_buckets, largest):
