@@ -1,9 +1,11 @@
 """Displays: what is drawn is what the formulas and the models say."""
 
 from math import comb
+from random import Random
 
 import numpy as np
 import pytest
+import reference
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -110,6 +112,16 @@ def test_repetitions_need_a_mach_classifier(data):
         RepetitionCurveDisplay.from_estimator(dummy, *data)
 
 
+def random_table_collides(K, B, seed):
+    """Whether the first 1, 2, 3, 4 buckets of two classes agree."""
+    random, prime = Random(seed), 2**61 - 1
+    draws = [(random.randrange(1, prime), random.randrange(prime)) for _ in range(4)]
+    rows = [
+        tuple(reference.carter_wegman(a, b, k, B) for a, b in draws) for k in range(K)
+    ]
+    return [len({row[:r] for row in rows}) < K for r in (1, 2, 3, 4)]
+
+
 def test_collisions():
     K, B, n_tables = 40, 16, 300
     display = CollisionDisplay.from_parameters(
@@ -122,10 +134,10 @@ def test_collisions():
     # five standard deviations of the mean of so many tables above the bound, at most
     slack = 5 * np.sqrt(bound * (1 - bound) / n_tables)
     assert np.all(display.rate <= bound + slack)
-    # independent pairs: a pair is alike with the probability 1 - (1 - B**-r)**pairs
-    alike = 1 - (1 - float(B) ** -n_repetitions) ** comb(K, 2)
-    # hashes are only pairwise independent, so that this is no more than near
-    np.testing.assert_allclose(display.rate, alike, atol=0.15)
+    # tables drawn here; five standard deviations of the difference of two rates
+    alike = np.mean([random_table_collides(K, B, s) for s in range(n_tables)], axis=0)
+    spread = np.sqrt((alike * (1 - alike) + 1 / n_tables) / n_tables * 2)
+    assert np.all(np.abs(display.rate - alike) < 5 * spread)
     shown, rate = points(display.rate_)
     assert np.all(rate > 0)
     np.testing.assert_array_equal(shown, n_repetitions[display.rate > 0])

@@ -97,6 +97,7 @@ def test_auto_repetitions_are_those_of_the_classifier(data):
         (0.25, ShuffleSplit(1, test_size=0.25)),
         (3, KFold(3)),
         (KFold(2), KFold(2)),
+        ([(np.arange(90), np.arange(90, 240))], ShuffleSplit(1, train_size=90)),
     ],
 )
 def test_each_split_is_fitted_once_for_each_number_of_buckets(data, cv, splitter):
@@ -214,14 +215,33 @@ def test_without_refit_there_is_a_choice_and_no_prediction(data):
     assert not hasattr(search, "predict")
 
 
-def test_weights_are_used_in_fitting(data):
+def test_weights_count_in_fitting_and_in_scoring(data):
     X, y = data
-    weight = np.where(y < 6, 1.0, 0.0)
-    search = MACHClassifierCV(FAST, n_buckets=4, random_state=0).fit(X, y, weight)
-    # buckets of classes without weight are never right, so these are not predicted
-    assert np.mean(search.predict(X[y < 6]) < 6) > np.mean(search.predict(X) < 6) / 2
-    alone = clone(search.best_estimator_).fit(X, y, weight)
-    np.testing.assert_array_equal(search.predict(X), alone.predict(X))
+    weight = np.arange(y.size) % 4
+    model = clone(FAST).set_params(random_state=0)
+    search = MACHClassifierCV(model, n_buckets=4, n_repetitions=3, cv=halves(y))
+    search.fit(X, y, weight)
+    alone = clone(model).set_params(n_buckets=4, n_repetitions=3)
+    alone.fit(X[::2], y[::2], weight[::2])
+    expected = alone.score(X[1::2], y[1::2], weight[1::2])
+    # scores that differ by a rounding error may put one row right or wrong
+    abs_tol = 1.01 * weight.max() / weight[1::2].sum()
+    found = search.cv_results_["mean_test_score"][-1]
+    assert found == pytest.approx(expected, abs=abs_tol)
+
+
+@pytest.mark.parametrize("cv", [0.1, 3])
+def test_rows_without_weight_are_not_held_out(data, cv):
+    X, y = data
+    weight = np.zeros(y.size)
+    weight[:12] = 1  # a split of all rows would hold out rows of no weight alone
+    search = MACHClassifierCV(FAST, n_buckets=4, cv=cv, random_state=0)
+    search.fit(X, y, weight)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    with pytest.raises(ValueError, match="holds out all have a sample_weight of zero"):
+        search.set_params(cv=KFold(4)).fit(X, y, weight)
+    with pytest.raises(ValueError, match="(?i)weights .*zero"):
+        search.fit(X, y, 0 * weight)
 
 
 @pytest.mark.parametrize(
