@@ -280,10 +280,12 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 n_nonzeros=X.nnz if sp.issparse(X) else X.size,
             )
             least = _least_repetitions(base, n_classes, B, largest)
+            if least > largest:
+                continue
             if base.estimator is None and self.max_bytes is not None:
                 cost = theory.model_cost(n_classes, X.shape[1], 1, used).mach.n_bytes
-                largest = min(largest, int(self.max_bytes // cost))
                 smallest.append(least * cost)
+                largest = min(largest, int(self.max_bytes // cost))
             if least <= largest:
                 candidates.append((B, least, largest))
         if candidates:

@@ -670,7 +670,8 @@ class ClassFrequencyDisplay:
         self.bar_ = self.ax_.bar(self.labels, self.accuracy, **bar_kw)
         rows = [f"{n:,}" for n in self.n_rows]
         self.ax_.bar_label(self.bar_, rows, fontsize="small")
-        self.ax_.tick_params("x", rotation=45, rotation_mode="xtick")
+        for label in self.ax_.get_xticklabels():
+            label.set(rotation=45, ha="right", rotation_mode="anchor")
         self.ax_.set(
             xlabel="Training rows of the class (on the bars: rows scored)",
             ylabel="Accuracy",

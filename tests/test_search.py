@@ -253,6 +253,15 @@ def test_rows_without_weight_are_not_held_out(data, cv):
             "max_bytes=100: the smallest",
         ),
         ({"n_repetitions": 1}, "n_repetitions=1 cannot tell 12 classes apart"),
+        ({"n_repetitions": 1, "max_bytes": 1e9}, "cannot tell 12 classes apart"),
+        (
+            {
+                "n_repetitions": 4,
+                "n_buckets": 2,
+                "classifier": MACHClassifier(hashing="universal", random_state=0),
+            },
+            "n_repetitions=4 cannot tell 12 classes apart",
+        ),
         ({"n_buckets": [1, 4]}, "integers of at least 2"),
         ({"n_buckets": []}, "integers of at least 2"),
         ({"n_buckets": [4.5]}, "integers of at least 2"),
