@@ -3,7 +3,15 @@
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.model_selection import KFold, PredefinedSplit, ShuffleSplit
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401
+from sklearn.model_selection import (
+    GridSearchCV,
+    HalvingGridSearchCV,
+    KFold,
+    PredefinedSplit,
+    RandomizedSearchCV,
+    ShuffleSplit,
+)
 from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeClassifier
 
@@ -279,3 +287,41 @@ def test_errors_say_what_is_wrong(data, params, message):
     search = MACHClassifierCV(n_buckets=4).set_params(**params)
     with pytest.raises(ValueError, match=message):
         search.fit(*data)
+
+
+def test_scikit_learn_searches_try_sizes(data):
+    X, y = data
+    sizes = {"n_repetitions": [3, 4], "n_buckets": [3, 5]}
+    model = clone(FAST).set_params(random_state=0)
+    folds = {"cv": KFold(2), "refit": False}
+    grid = GridSearchCV(model, sizes, **folds).fit(X, y)
+    drawn = RandomizedSearchCV(model, sizes, n_iter=4, random_state=0, **folds)
+    drawn.fit(X, y)  # of four candidates in all
+    assert drawn.best_score_ == grid.best_score_
+    # the same by separate folds of MACHClassifierCV
+    own = MACHClassifierCV(model, n_buckets=[3, 5], n_repetitions=4, cv=KFold(2))
+    own.fit(X, y)
+    found = own.cv_results_
+    for params, score in zip(
+        grid.cv_results_["params"], grid.cv_results_["mean_test_score"], strict=True
+    ):
+        same = [found[name] == value for name, value in params.items()]
+        # scores that differ by a rounding error may put one row right or wrong
+        assert found["mean_test_score"][np.all(same, axis=0)] == pytest.approx(
+            score, abs=1.01 / y.size
+        )
+
+
+def test_successive_halving_with_repetitions_as_the_resource(data):
+    search = HalvingGridSearchCV(
+        clone(FAST).set_params(random_state=0),
+        {"n_buckets": [4, 6, 8, 12]},
+        resource="n_repetitions",
+        factor=2,
+        min_resources=2,
+        max_resources=8,
+        cv=KFold(2, shuffle=True, random_state=0),
+    ).fit(*data)
+    assert search.n_resources_ == [2, 4, 8]
+    assert search.n_candidates_ == [4, 2, 1]
+    assert search.best_estimator_.n_repetitions_ == 8
