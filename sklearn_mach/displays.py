@@ -477,9 +477,9 @@ class ReliabilityDisplay:
         display : ReliabilityDisplay
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        confidence, hit = top_confidence(estimator, X, y)
-        if name is None:
-            name = type(_unwrap(estimator, X, y)[0]).__name__
+        model, X, y = _unwrap(estimator, X, y)
+        confidence, hit = top_confidence(model, X, y)
+        name = type(model).__name__ if name is None else name
         return cls._from_hits(confidence, hit, n_bins, name, ax, line_kw)
 
     @classmethod
