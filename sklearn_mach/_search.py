@@ -5,13 +5,14 @@ its stages are those of all smaller R.
 """
 
 import pickle
+from io import BytesIO
 from numbers import Integral, Real
 from time import perf_counter
 
 import numpy as np
 import scipy.sparse as sp
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
-from sklearn.model_selection import KFold, ShuffleSplit
+from sklearn.model_selection import KFold, ShuffleSplit, check_cv
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -63,9 +64,10 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Bytes that a model may take: `model_bytes_`, which for base classifiers is
         measured in the splits.  None is no limit.
 
-    cv : float, int or cross-validation splitter, default=0.1
+    cv : float, int, cross-validation splitter or list of splits, default=0.1
         A number below 1 is the share of the rows to hold out once; an integer is the
-        number of shuffled folds.  No split is stratified by class.
+        number of shuffled folds.  Neither is stratified by class, nor holds out rows
+        of weight zero.
 
     scoring : "accuracy" or TopKScorer, default="accuracy"
         What is best: the accuracy, or the top-k accuracy,
@@ -106,7 +108,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     Notes
     -----
     Of equal scores the one with the fewest bytes is taken.  Sample weights are used in
-    fitting and not in scoring, as in scikit-learn's searches.
+    fitting and in scoring.
 
     Examples
     --------
@@ -134,6 +136,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             Interval(Real, 0, 1, closed="neither"),
             Interval(Integral, 2, None, closed="left"),
             HasMethods(["split"]),
+            "array-like",
         ],
         "scoring": [StrOptions({"accuracy"}), TopKScorer],
         "refit": ["boolean"],
@@ -199,13 +202,21 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         rows, labels = base._validate(X, y, reset=True)
         weight = None
         if sample_weight is not None:
-            weight = _check_sample_weight(sample_weight, rows, ensure_non_negative=True)
+            weight = _check_sample_weight(
+                sample_weight, rows, dtype=np.float64, ensure_non_negative=True
+            )
+            if not weight.any():
+                raise ValueError(
+                    "The weights of all rows are zero. At least one row must have a "
+                    "positive sample_weight."
+                )
         classes = np.unique(labels)
-        split_seed, seed = check_random_state(self.random_state).randint(_SEEDS, size=2)
-        if base.random_state is not None:
-            seed = check_random_state(base.random_state).randint(_SEEDS)
-        base.set_params(random_state=int(seed))
-        splits = list(self._splitter(int(split_seed)).split(rows, labels))
+        random_state = check_random_state(self.random_state)
+        split_seed = int(random_state.randint(_SEEDS))
+        if not isinstance(base.random_state, Integral):
+            source = base.random_state or random_state
+            base.set_params(random_state=int(source.randint(_SEEDS)))
+        splits = self._splits(rows, labels, weight, split_seed)
         parts = [
             self._score_sizes(base, rows, labels, weight, splits, classes.size, *sizes)
             for sizes in self._candidates(base, rows, classes.size)
@@ -235,12 +246,22 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _base(self):
         return MACHClassifier() if self.classifier is None else clone(self.classifier)
 
-    def _splitter(self, seed):
-        if hasattr(self.cv, "split"):
-            return self.cv
+    def _splits(self, X, y, weight, seed):
+        """Pairs of rows to fit and to hold out."""
+        if not isinstance(self.cv, Real):
+            splits = list(check_cv(self.cv).split(X, y))
+            if weight is not None and not all(weight[test].any() for _, test in splits):
+                raise ValueError(
+                    "The rows that a split holds out all have a sample_weight of zero. "
+                    "Use other splits, or cv as a number, which splits the others."
+                )
+            return splits
+        used = np.arange(X.shape[0]) if weight is None else np.flatnonzero(weight)
         if isinstance(self.cv, Integral):
-            return KFold(self.cv, shuffle=True, random_state=seed)
-        return ShuffleSplit(1, test_size=self.cv, random_state=seed)
+            splitter = KFold(self.cv, shuffle=True, random_state=seed)
+        else:
+            splitter = ShuffleSplit(1, test_size=self.cv, random_state=seed)
+        return [(used[train], used[test]) for train, test in splitter.split(used)]
 
     def _candidates(self, base, X, n_classes):
         """B, least R and largest R, for each B with which a model fits the budget."""
@@ -259,10 +280,12 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 n_nonzeros=X.nnz if sp.issparse(X) else X.size,
             )
             least = _least_repetitions(base, n_classes, B, largest)
+            if least > largest:
+                continue
             if base.estimator is None and self.max_bytes is not None:
                 cost = theory.model_cost(n_classes, X.shape[1], 1, used).mach.n_bytes
-                largest = min(largest, int(self.max_bytes // cost))
                 smallest.append(least * cost)
+                largest = min(largest, int(self.max_bytes // cost))
             if least <= largest:
                 candidates.append((B, least, largest))
         if candidates:
@@ -287,8 +310,9 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             model.fit(X[train], y[train], fold_weight)
             seconds.append(perf_counter() - start)
             stages = model.staged_predict_topk(X[test], min(k, model.classes_.size))
-            hits = ((labels == y[test, None]).any(axis=1) for labels in stages)
-            scores.append([hit.mean() for hit in hits])
+            hits = [(labels == y[test, None]).any(axis=1) for labels in stages]
+            held_weight = None if weight is None else weight[test]
+            scores.append(np.average(hits, axis=1, weights=held_weight))
             n_bytes.append(stage_bytes(model, n_classes, min(n_buckets, n_classes)))
         used = slice(least - 1, None)
         n_repetitions = np.arange(1, largest + 1)[used]
@@ -432,8 +456,14 @@ def stage_bytes(model, n_classes, n_buckets):
             n_classes, model.n_features_in_, n_repetitions, n_buckets
         )
         return cost.mach.n_bytes
-    estimators = np.cumsum([len(pickle.dumps(base)) for base in model.estimators_])
-    return estimators + n_repetitions * n_classes * model.bucket_table_.itemsize
+    # A pickler remembers what it has written, as within the one list of model_bytes_.
+    file = BytesIO()
+    pickler = pickle.Pickler(file, pickle.HIGHEST_PROTOCOL)
+    ends = []
+    for base in model.estimators_:
+        pickler.dump(base)
+        ends.append(file.tell())
+    return np.array(ends) + n_repetitions * n_classes * model.bucket_table_.itemsize
 
 
 def _least_repetitions(base, n_classes, n_buckets, largest):

@@ -170,7 +170,8 @@ class MemoryCurveDisplay:
         lines = zip(self.n_bytes, self.scores, self.labels, strict=True)
         self.lines_ = []
         for n_bytes, scores, label in lines:
-            style = {"marker": ".", "label": label} | line_kw
+            marker = "o" if len(scores) == 1 else "."
+            style = {"marker": marker, "label": label} | line_kw
             self.lines_ += self.ax_.plot(n_bytes, scores, **style)
         self.best_ = None
         if self.best is not None:
@@ -476,9 +477,9 @@ class ReliabilityDisplay:
         display : ReliabilityDisplay
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        confidence, hit = top_confidence(estimator, X, y)
-        if name is None:
-            name = type(_unwrap(estimator, X, y)[0]).__name__
+        model, X, y = _unwrap(estimator, X, y)
+        confidence, hit = top_confidence(model, X, y)
+        name = type(model).__name__ if name is None else name
         return cls._from_hits(confidence, hit, n_bins, name, ax, line_kw)
 
     @classmethod
@@ -542,7 +543,7 @@ class ReliabilityDisplay:
         diagonal = "perfectly calibrated"
         if diagonal not in self.ax_.get_legend_handles_labels()[1]:
             self.ax_.plot([0, 1], [0, 1], "k:", label=diagonal)
-        style = {"marker": "s", "label": self.name} | line_kw
+        style = {"marker": "s", "label": self.name, "clip_on": False} | line_kw
         (self.line_,) = self.ax_.plot(self.confidence, self.accuracy, **style)
         self.ax_.set(
             xlabel="Probability of the best class",
@@ -669,7 +670,8 @@ class ClassFrequencyDisplay:
         self.bar_ = self.ax_.bar(self.labels, self.accuracy, **bar_kw)
         rows = [f"{n:,}" for n in self.n_rows]
         self.ax_.bar_label(self.bar_, rows, fontsize="small")
-        self.ax_.tick_params("x", rotation=45)
+        for label in self.ax_.get_xticklabels():
+            label.set(rotation=45, ha="right", rotation_mode="anchor")
         self.ax_.set(
             xlabel="Training rows of the class (on the bars: rows scored)",
             ylabel="Accuracy",

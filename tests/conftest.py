@@ -1,8 +1,12 @@
 """Small problems that several files fit."""
 
+import os
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
+
+os.environ["MPLBACKEND"] = "Agg"  # figures need no screen
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sklearn_mach import MACHClassifier
+from sklearn_mach import MACHClassifier, MACHClassifierCV
 
 # As for scikit-learn's own estimators trained by SGD or without exact weights.
 BALANCE = "a weak base on merged classes: weights move its buckets, not its classes"
@@ -30,6 +30,11 @@ CONFIGURATIONS = [
     (MACHClassifier(DecisionTreeClassifier(), n_buckets=2), WEAK),
     (MACHClassifier(MultinomialNB(), n_buckets=2), WEAK | NEGATIVE),
     (MACHClassifier(LinearSVC(), n_buckets=2), SGD_FAILURES),
+    (MACHClassifierCV(n_buckets=(2, 16), n_repetitions=8), SGD_FAILURES),
+    (
+        MACHClassifierCV(MACHClassifier(DecisionTreeClassifier()), n_buckets=(2, 16)),
+        WEAK,
+    ),
 ]
 
 
