@@ -54,6 +54,7 @@ from . import _hashing, _softmax, theory
 from ._backends import format_bytes, free_memory, resolve_device
 from ._calibration import fit_scalars, row_temperature
 from ._compat import (
+    CallbackSupportMixin,
     HasMethods,
     Interval,
     StrOptions,
@@ -62,8 +63,10 @@ from ._compat import (
     _raise_for_params,
     _routing_enabled,
     _set_random_states,
+    with_callbacks,
 )
 from ._decoding import decode_scores, decode_stages, decode_topk, prepare
+from ._progress import SilentTask, Task
 
 # The share of every bucket probability of a base classifier that is spread evenly over
 # the buckets, so that a probability of zero makes no class impossible.
@@ -82,7 +85,9 @@ def _has_partial_fit(self):
     )
 
 
-class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+class MACHClassifier(
+    CallbackSupportMixin, ClassifierMixin, MetaEstimatorMixin, BaseEstimator
+):
     """Classifier for very many classes by merged averages over hashed labels (MACH).
 
     The K classes are hashed R times into B buckets, ``h_r(k)``, and for each repetition
@@ -346,6 +351,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     # Fitting ------------------------------------------------------------------------
 
+    @with_callbacks
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, sample_weight=None, **fit_params):
         """Fit the repetitions.
@@ -370,6 +376,9 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         self._check_parameters()
         device = resolve_device(self.device)
         warm = self.warm_start and hasattr(self, "bucket_table_")
+        data = {"X": X, "y": y}  # for callbacks, that may pass them to `predict`
+        if sample_weight is not None:
+            data["metadata"] = {"sample_weight": sample_weight}
         with self._unchanged_on_error():
             X, y = self._validate(X, y, reset=not warm)
             classes, y_codes = _encode(y)
@@ -384,8 +393,16 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             )
             sketch = self._sketch(X, y_codes, weight, classes.size)
             plan = self._plan(X, classes.size, warm, sketch)
-            self._train("fit", X, y_codes, weight, params, plan)
             self.classes_, self.device_ = classes, device
+            context = self._init_callback_context(
+                max_subtasks=self._n_tasks(X, plan), sequential_subtasks=False
+            )
+            context.call_on_fit_task_begin(estimator=self, **data)
+            task = partial(Task, self, context, data)
+            self._train("fit", X, y_codes, weight, params, plan, task)
+            context.call_on_fit_task_end(
+                estimator=self, **data, reconstruction_attributes={}
+            )
         return self
 
     @available_if(_has_partial_fit)
@@ -455,11 +472,17 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     @contextmanager
     def _unchanged_on_error(self):
-        """Whatever goes wrong inside, the attributes are those from before."""
+        """Whatever goes wrong inside, the attributes are those from before.
+
+        Those of the callbacks stay, which `with_callbacks` tears down and removes.
+        """
         before = self.__dict__.copy()
         try:
             yield
         except BaseException:
+            for name in ("_callback_fit_ctx", "_skl_callbacks_to_teardown"):
+                if name in self.__dict__:
+                    before[name] = self.__dict__[name]
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
@@ -654,20 +677,30 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             f"but only {free} bytes ({format_bytes(free)}) are free. {advice}"
         )
 
-    def _train(self, method, X, y, weight, params, plan):
-        """Train what `plan` asks for and store the fitted attributes."""
-        if self.estimator is None:
-            self._train_softmax(method, X, y, weight, plan)
-            self.__dict__.pop("estimators_", None)
-        else:
-            self._train_estimators(method, X, y, params, plan)
-            for name in ("_weights", "_intercepts", "_scalars"):
-                self.__dict__.pop(name, None)
+    def _n_tasks(self, X, plan):
+        """The number of tasks in which the repetitions are trained."""
+        if self.estimator is not None:
+            return plan.n_repetitions - plan.n_old
+        sizes = plan.n_old, plan.n_repetitions, plan.n_buckets
+        return len(_softmax.split_repetitions(X, *sizes, self.n_jobs))
+
+    def _train(self, method, X, y, weight, params, plan, task=SilentTask):
+        """Train what `plan` asks for and store the fitted attributes.
+
+        ``task(name, r, ...)`` gives the task that begins with repetition r.
+        """
         self.n_repetitions_, self.n_buckets_ = plan.n_repetitions, plan.n_buckets
         self.bucket_table_ = plan.table
         self._prepared = prepare(plan.table, plan.n_buckets)
+        if self.estimator is None:
+            self._train_softmax(method, X, y, weight, plan, task)
+            self.__dict__.pop("estimators_", None)
+        else:
+            self._train_estimators(method, X, y, params, plan, task)
+            for name in ("_weights", "_intercepts", "_scalars"):
+                self.__dict__.pop(name, None)
 
-    def _train_estimators(self, method, X, y, params, plan):
+    def _train_estimators(self, method, X, y, params, plan, task):
         estimators = list(self.estimators_) if plan.n_old else []
         if method == "partial_fit":  # kept as they are if a later one fails
             estimators = deepcopy(estimators)
@@ -681,7 +714,13 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         with threadpool_limits(1 if n_jobs > 1 else None, "blas"):
             estimators[first:] = Parallel(n_jobs=self.n_jobs, prefer="threads")(
                 delayed(_fit_estimator)(
-                    estimators[r], method, X, y, plan.table[:, r], params
+                    estimators[r],
+                    method,
+                    X,
+                    y,
+                    plan.table[:, r],
+                    params,
+                    task("repetition", r),
                 )
                 for r in range(first, plan.n_repetitions)
             )
@@ -690,7 +729,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             int(np.max(getattr(estimator, "n_iter_", 1))) for estimator in estimators
         )
 
-    def _train_softmax(self, method, X, y, weight, plan):
+    def _train_softmax(self, method, X, y, weight, plan, task):
         n_samples, n_features = X.shape
         width, n_buckets = plan.n_repetitions * plan.n_buckets, plan.n_buckets
         continued = method == "partial_fit" and plan.n_old > 0
@@ -734,9 +773,25 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             if plan.n_old:
                 W[:, : plan.n_old * n_buckets] = self._weights
                 b[: plan.n_old * n_buckets] = self._intercepts
+
+        def attributes():
+            return {"_weights": W.copy(), "_intercepts": b.copy(), "_scalars": None}
+
+        block_task = partial(
+            task, "repetitions", n_epochs=len(settings.decay), attributes=attributes
+        )
         try:
             n_iter = _softmax.train_all(
-                X, y, plan.table, W, b, first, not continued, settings, self.n_jobs
+                X,
+                y,
+                plan.table,
+                W,
+                b,
+                first,
+                not continued,
+                settings,
+                self.n_jobs,
+                block_task,
             )
         except BaseException:
             if continued:  # the weights are trained in place
@@ -1209,7 +1264,7 @@ def _warn_about_scales(X):
         )
 
 
-def _fit_estimator(estimator, method, X, y, buckets, params):
+def _fit_estimator(estimator, method, X, y, buckets, params, task):
     """Fit a base classifier on the buckets (n_classes,) of the classes y."""
     labels = buckets[y]
     if method == "partial_fit":
@@ -1217,8 +1272,9 @@ def _fit_estimator(estimator, method, X, y, buckets, params):
             params = params | {"classes": np.unique(buckets)}
         return estimator.partial_fit(X, labels, **params)
     if (labels == labels[0]).all():  # most classifiers refuse a single class
-        return DummyClassifier(strategy="prior").fit(X, labels)
-    return estimator.fit(X, labels, **params)
+        estimator, params = DummyClassifier(strategy="prior"), {}
+    with task.running(estimator):
+        return estimator.fit(X, labels, **params)
 
 
 def _estimator_proba(estimator, X):

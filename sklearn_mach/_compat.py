@@ -3,6 +3,8 @@
 Every private scikit-learn import of the package is here.
 """
 
+from contextlib import nullcontext
+
 import numba
 from sklearn.base import _fit_context
 from sklearn.ensemble._base import _set_random_states
@@ -10,7 +12,33 @@ from sklearn.utils._metadata_requests import _raise_for_params, _routing_enabled
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn < 1.9 has no callbacks: there is nobody to tell
+
+    class _NoContext:
+        def subcontext(self, **kwargs):
+            return self
+
+        def propagate_callback_context(self, estimator):
+            return nullcontext()
+
+        def call_on_fit_task_begin(self, **kwargs):
+            return self
+
+        def call_on_fit_task_end(self, **kwargs):
+            return False
+
+    class CallbackSupportMixin:
+        def _init_callback_context(self, **kwargs):
+            return _NoContext()
+
+    def with_callbacks(method):
+        return method
+
+
 __all__ = [
+    "CallbackSupportMixin",
     "HasMethods",
     "Interval",
     "StrOptions",
@@ -20,6 +48,7 @@ __all__ = [
     "_routing_enabled",
     "_set_random_states",
     "njit",
+    "with_callbacks",
 ]
 
 # Sums may be re-ordered and fused, but NaN and infinity keep their meaning.

@@ -21,6 +21,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
 from ._compat import njit
+from ._progress import SilentTask
 
 # Sums over features keep their order, so that every number is the same whatever
 # columns stand beside it; fusing multiplications with additions is harmless.
@@ -35,6 +36,8 @@ _N_PROBE_BUCKETS = 64  # at most, in the trial
 _N_PROBE_MIN = 1_000  # with fewer rows there is no trial
 _STEP = 4.0  # but this factor
 _PROBE_FACTORS = np.float32(2.0) ** np.arange(-2, 5, dtype=np.float32)
+
+_SILENT = SilentTask()
 
 _LOG2E = np.float32(1.44269504)
 _LN2_HIGH = np.float32(0.693359375)
@@ -335,25 +338,38 @@ def make_settings(X, weight, options, seed, mean_length=None, n_held=0):
     )
 
 
-def train_all(X, y, table, W, b, first, zero, settings, n_jobs):
-    """Train the repetitions from `first` on in W (d, R B) and b (R B,).
-
-    `zero` says that their weights are all zero.  Returns the largest number of epochs.
-    """
-    n_repetitions = table.shape[1]
-    n_buckets = b.size // n_repetitions
+def split_repetitions(X, first, n_repetitions, n_buckets, n_jobs):
+    """The blocks of repetitions, from `first` on, that are trained together."""
     if first == n_repetitions:
-        return 0
+        return []
     if sp.issparse(X):
         n_blocks = min(effective_n_jobs(n_jobs), n_repetitions - first)
     else:  # the sums of BLAS depend on the shapes: those are the same for every n_jobs
         n_blocks = -(-(n_repetitions - first) // max(_DENSE_COLUMNS // n_buckets, 1))
-    blocks = np.array_split(np.arange(first, n_repetitions), n_blocks)
+    return np.array_split(np.arange(first, n_repetitions), n_blocks)
+
+
+def train_all(X, y, table, W, b, first, zero, settings, n_jobs, task=SilentTask):
+    """Train the repetitions from `first` on in W (d, R B) and b (R B,).
+
+    `zero` says that their weights are all zero; ``task(r)`` gives the task of the block
+    that begins with repetition r.  Returns the largest number of epochs.
+    """
+    n_repetitions = table.shape[1]
+    n_buckets = b.size // n_repetitions
+    blocks = split_repetitions(X, first, n_repetitions, n_buckets, n_jobs)
+    if not blocks:
+        return 0
     columns = [slice(r[0] * n_buckets, (r[-1] + 1) * n_buckets) for r in blocks]
     with threadpool_limits(1, "blas"):
         results = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(train)(
-                X, y, table[:, r], Columns(W, b, c.start, c.stop, zero), settings
+            delayed(_train_task)(
+                task(r[0]),
+                X,
+                y,
+                table[:, r],
+                Columns(W, b, c.start, c.stop, zero),
+                settings,
             )
             for r, c in zip(blocks, columns, strict=True)
         )
@@ -392,7 +408,12 @@ class Columns:
         return None if self.in_place else (self.W, self.b)
 
 
-def train(X, y, table, columns, settings):
+def _train_task(task, *arguments):
+    with task.running():
+        return train(*arguments, task)
+
+
+def train(X, y, table, columns, settings, task=_SILENT):
     """Train some repetitions on all rows.
 
     Parameters
@@ -402,6 +423,7 @@ def train(X, y, table, columns, settings):
     table : unsigned array of shape (n_classes, R), the buckets in these repetitions
     columns : Columns
     settings : Settings
+    task : SilentTask or Task, told of the epochs
 
     Returns
     -------
@@ -436,6 +458,7 @@ def train(X, y, table, columns, settings):
 
     started = time.perf_counter()
     for epoch, decay in enumerate(s.decay):
+        task.begin_epoch()
         order = np.random.default_rng([s.seed, epoch]).permutation(s.train)
         loss = run(order, s.step, np.array(decay), s.penalty)
         if s.early_stopping:
@@ -455,8 +478,8 @@ def train(X, y, table, columns, settings):
             since_best = np.where(loss > best - s.tol, since_best + 1, 0)
             rate[since_best >= s.n_iter_no_change] = 0
             best = np.minimum(best, loss)
-            if not rate.any():
-                break
+        if task.end_epoch() or not rate.any():
+            break
     return columns.result(), n_iter, last_loss
 
 
