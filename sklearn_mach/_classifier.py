@@ -182,7 +182,10 @@ class MACHClassifier(
         repetitions are the same whatever their number.
 
     verbose : int, default=0
-        1 prints a line for each epoch.
+        1 prints a line for each epoch of the built-in learner: the mean loss, rows per
+        second and the seconds left if no repetition stops early.  Dense rows whose
+        blocks of repetitions do not all fit in `n_jobs` threads are trained in parts,
+        one after the other, that have their own lines.
 
     Attributes
     ----------
@@ -226,6 +229,17 @@ class MACHClassifier(
     the chance that two classes share a bucket, (K - B) / (B (K - 1)) for balanced
     tables and 1/B otherwise; negative values become zero.  All are scaled to sum to
     one.
+
+    With scikit-learn 1.9 or later `fit` tells the callbacks of `set_callbacks` of its
+    tasks.  With a base estimator there is a task "repetition" for each, which holds
+    the base's own tasks if that supports callbacks.  The built-in learner has a task
+    "repetitions" for each block of them that is trained together, numbered by its
+    first repetition, and in it a task "epoch" for each epoch: the model handed over at
+    its end is what the fit would give if it ended then, other blocks standing where
+    they are.  A callback that returns True at the end of an epoch stops the block.
+    Sparse rows are trained in `n_jobs` blocks and dense rows in blocks of about 512
+    columns R B.  Where joblib trains the repetitions in other processes, only the
+    begin and end of the fit are told.
 
     References
     ----------

@@ -360,6 +360,12 @@ def train_all(X, y, table, W, b, first, zero, settings, n_jobs, task=SilentTask)
     blocks = split_repetitions(X, first, n_repetitions, n_buckets, n_jobs)
     if not blocks:
         return 0
+    n_parallel = min(effective_n_jobs(n_jobs), len(blocks))
+    n_parts = -(-len(blocks) // n_parallel)
+    parts = [
+        None if i % n_parallel else (i // n_parallel, n_parts)
+        for i in range(len(blocks))
+    ]
     columns = [slice(r[0] * n_buckets, (r[-1] + 1) * n_buckets) for r in blocks]
     with threadpool_limits(1, "blas"):
         results = Parallel(n_jobs=n_jobs, prefer="threads")(
@@ -368,10 +374,10 @@ def train_all(X, y, table, W, b, first, zero, settings, n_jobs, task=SilentTask)
                 X,
                 y,
                 table[:, r],
-                Columns(W, b, c.start, c.stop, zero),
+                Columns(W, b, c.start, c.stop, zero, part),
                 settings,
             )
-            for r, c in zip(blocks, columns, strict=True)
+            for r, c, part in zip(blocks, columns, parts, strict=True)
         )
     for c, (arrays, _, _) in zip(columns, results, strict=True):
         if arrays is not None:
@@ -384,16 +390,21 @@ class Columns:
 
     Threads write to the arrays in place.  In another process they are a copy, which
     `result` returns; weights that are all zero are not sent there.
+
+    `part` is for what is printed: tasks run in so many parts, one after the other, and
+    the first task of each part has the part's number and how many there are.
     """
 
-    def __init__(self, W, b, lo, hi, zero):
+    def __init__(self, W, b, lo, hi, zero, part=(0, 1)):
         self.W, self.b, self.lo, self.hi, self.zero = W, b, lo, hi, zero
+        self.part = part
         self.in_place = True
 
     def __getstate__(self):
         lo, hi = self.lo, self.hi
         W = None if self.zero else np.ascontiguousarray(self.W[:, lo:hi])
         state = {"W": W, "b": self.b[lo:hi], "shape": (self.W.shape[0], hi - lo)}
+        state |= {"part": self.part}
         return state | {"lo": 0, "hi": hi - lo, "zero": self.zero, "in_place": False}
 
     def arrays(self):
@@ -472,8 +483,8 @@ def train(X, y, table, columns, settings, task=_SILENT):
         running = rate != 0
         n_iter[running] += 1
         last_loss[running] = loss[running]
-        if s.verbose and columns.lo == 0:
-            _report(epoch, len(s.decay), loss.mean(), s, time.perf_counter() - started)
+        if s.verbose and columns.part:
+            _report(epoch, columns.part, loss.mean(), s, time.perf_counter() - started)
         if s.tol is not None:
             since_best = np.where(loss > best - s.tol, since_best + 1, 0)
             rate[since_best >= s.n_iter_no_change] = 0
@@ -519,13 +530,17 @@ def probe_step(X, y, column, n_buckets, settings):
     return float(_PROBE_FACTORS[best] * 2.0**shift)
 
 
-def _report(epoch, n_epochs, loss, settings, seconds):
+def _report(epoch, part, loss, settings, seconds):
     kind = "validation" if settings.early_stopping else "training"
-    done = epoch + 1
+    number, n_parts = part
+    done, n_epochs = epoch + 1, len(settings.decay)
+    left = n_epochs * (n_parts - number) - done
     print(
+        f"part {number + 1}/{n_parts}, " if n_parts > 1 else "",
         f"epoch {done}/{n_epochs}: {kind} loss {loss:.4f}, "
         f"{settings.train.size * done / seconds:,.0f} rows/s, "
-        f"{seconds / done * (n_epochs - done):.0f} s left",
+        f"{seconds / done * left:.1f} s left",
+        sep="",
         flush=True,
     )
 
