@@ -115,13 +115,13 @@ def test_calls_of_one_block_are_in_order(blobs, sparse):
 
 
 @pytest.mark.parametrize(
-    ("sparse", "n_jobs", "first"), [(True, 2, [0, 4]), (False, 1, [0, 4])]
+    ("sparse", "n_jobs", "first"), [(True, 2, [0, 17]), (False, 1, [0, 17])]
 )
 def test_each_block_has_its_own_epochs(blobs, sparse, n_jobs, first):
-    # 1,024 columns of weights: two blocks on a dense X; else one for each thread
-    X, y = blobs(300, n_classes=150, sparse=sparse)
+    # more than 512 columns of weights: two blocks on a dense X; else one a thread
+    X, y = blobs(60, n_classes=20, sparse=sparse)
     recorder = Recorder()
-    sizes = dict(n_repetitions=8, n_buckets=128, n_jobs=n_jobs)
+    sizes = dict(n_repetitions=34, n_buckets=16, n_jobs=n_jobs)
     model(**sizes).set_callbacks(recorder).fit(X, y)
     assert recorder.calls[:2] == [("setup", FIT), ("begin", FIT)]
     assert recorder.calls[-2:] == [("end", FIT), ("teardown", FIT)]
