@@ -236,10 +236,10 @@ class MACHClassifier(
     "repetitions" for each block of them that is trained together, numbered by its
     first repetition, and in it a task "epoch" for each epoch: the model handed over at
     its end is what the fit would give if it ended then, other blocks standing where
-    they are and the two scalars not yet fitted.  A callback that returns True at the end of an epoch stops the block.
-    Sparse rows are trained in `n_jobs` blocks and dense rows in blocks of about 512
-    columns R B.  Where joblib trains the repetitions in other processes, only the
-    begin and end of the fit are told.
+    they are and the two scalars not yet fitted.  A callback that returns True at the
+    end of an epoch stops the block.  Sparse rows are trained in `n_jobs` blocks and
+    dense rows in blocks of about 512 columns R B.  Where joblib trains the repetitions
+    in other processes, only the begin and end of the fit are told.
 
     References
     ----------

@@ -364,7 +364,7 @@ def test_a_failing_callback_leaves_the_model_untouched(blobs, base):
 
 
 def test_callbacks_are_torn_down_when_the_training_fails(blobs):
-    X, y = blobs(60)
+    X, y = blobs(60, sparse=False)
     recorder = Recorder()
     failing = model(learning_rate=1e38).set_callbacks(recorder)
     with pytest.raises(ValueError, match="smaller learning_rate"):

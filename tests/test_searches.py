@@ -25,10 +25,10 @@ SPLITTERS = {
     "KFold": KFold(3, shuffle=True, random_state=0),
     "ShuffleSplit": ShuffleSplit(2, test_size=0.25, random_state=0),
 }
-GRID = {"mach__n_repetitions": [3, 6], "mach__n_buckets": [4, 8, 24]}
+GRID = {"mach__n_repetitions": [2, 4], "mach__n_buckets": [4, 12]}
 
 
-def documents(n_samples=96, n_classes=24):
+def documents(n_samples=48, n_classes=12):
     """Texts of five words, three of them of their class, and the names of classes."""
     rng = np.random.default_rng(0)
     names = np.array([f"class {k:02d}" for k in range(n_classes)])
@@ -40,7 +40,7 @@ def documents(n_samples=96, n_classes=24):
 
 
 def pipeline():
-    mach = MACHClassifier(max_iter=5, random_state=0)
+    mach = MACHClassifier(max_iter=3, random_state=0)
     return Pipeline([("words", TfidfVectorizer()), ("mach", mach)])
 
 
@@ -115,7 +115,7 @@ def test_the_refitted_model_is_that_of_the_best_parameters():
 
 
 def test_grid_search_by_log_loss_equals_a_loop():
-    texts, y = documents(240)
+    texts, y = documents(96)
     search = GridSearchCV(
         pipeline(), GRID, cv=SPLITTERS["KFold"], scoring=neg_log_loss
     ).fit(texts, y)
@@ -127,16 +127,16 @@ def test_grid_search_by_log_loss_equals_a_loop():
 @pytest.mark.parametrize("splitter", SPLITTERS.values(), ids=SPLITTERS)
 def test_randomized_search_equals_a_loop(splitter):
     texts, y = documents()
-    ranges = {"mach__n_repetitions": randint(3, 9), "mach__n_buckets": randint(4, 25)}
+    ranges = {"mach__n_repetitions": randint(2, 5), "mach__n_buckets": randint(4, 13)}
     search = RandomizedSearchCV(
         pipeline(),
         ranges,
-        n_iter=5,
+        n_iter=4,
         cv=splitter,
         scoring=TopKScorer(1),
         random_state=1,
     ).fit(texts, y)
-    drawn = list(ParameterSampler(ranges, 5, random_state=1))
+    drawn = list(ParameterSampler(ranges, 4, random_state=1))
     assert search.cv_results_["params"] == drawn
     assert_search_equals_loop(search, splitter, texts, y, accuracy)
 
@@ -144,19 +144,19 @@ def test_randomized_search_equals_a_loop(splitter):
 @pytest.mark.parametrize("splitter", SPLITTERS.values(), ids=SPLITTERS)
 def test_halving_over_repetitions(splitter):
     texts, y = documents()
-    buckets = [4, 6, 8, 24]
+    buckets = [4, 6, 8, 12]
     search = HalvingGridSearchCV(
         pipeline(),
         {"mach__n_buckets": buckets},
         resource="mach__n_repetitions",
-        min_resources=3,
-        max_resources=12,
+        min_resources=2,
+        max_resources=8,
         factor=2,
         cv=splitter,
         scoring=TopKScorer(1),
         random_state=0,
     ).fit(texts, y)
-    assert search.n_resources_ == [3, 6, 12]
+    assert search.n_resources_ == [2, 4, 8]
     assert search.n_candidates_ == [4, 2, 1]
     results = search.cv_results_
     alive, previous = set(buckets), None
@@ -175,4 +175,4 @@ def test_halving_over_repetitions(splitter):
             assert max(dropped) <= min(previous[b] for b in means) + 1e-9  # rounding
         alive, previous = set(means), means
     assert alive == {search.best_params_["mach__n_buckets"]}
-    assert search.best_estimator_["mach"].n_repetitions_ == 12
+    assert search.best_estimator_["mach"].n_repetitions_ == 8
