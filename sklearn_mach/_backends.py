@@ -155,7 +155,7 @@ def _gpu_batch_size(options, n_samples):
     return int(np.clip(n_samples // 256, 1, _GPU_BATCH))
 
 
-def _gpu_train_all(number, X, y, table, W, b, first, zero, settings, n_jobs):
+def _gpu_train_all(number, X, y, table, W, b, first, zero, settings, n_jobs, task):
     """A thread for each GPU, whatever `n_jobs` is: they keep no core busy."""
     gpu = _gpu()
     n_repetitions = table.shape[1]
@@ -176,7 +176,7 @@ def _gpu_train_all(number, X, y, table, W, b, first, zero, settings, n_jobs):
         )
         for device in numbers
     ]
-    return gpu.train_all(X, y, table, W, b, first, zero, settings, plans)
+    return gpu.train_all(X, y, table, W, b, first, zero, settings, plans, task)
 
 
 def plan_training(free, shape, nnz, n_classes, n_repetitions, n_buckets, batch_size):

@@ -61,6 +61,7 @@ from ._backends import (
 )
 from ._calibration import fit_scalars, log_proportions
 from ._compat import (
+    CallbackSupportMixin,
     HasMethods,
     Interval,
     StrOptions,
@@ -69,8 +70,10 @@ from ._compat import (
     _raise_for_params,
     _routing_enabled,
     _set_random_states,
+    with_callbacks,
 )
 from ._decoding import decode_scores, decode_stages, decode_topk, prepare
+from ._progress import SilentTask, Task
 
 # The share of every bucket probability of a base classifier that is spread evenly over
 # the buckets, so that a probability of zero makes no class impossible.
@@ -90,7 +93,9 @@ def _has_partial_fit(self):
     )
 
 
-class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
+class MACHClassifier(
+    CallbackSupportMixin, ClassifierMixin, MetaEstimatorMixin, BaseEstimator
+):
     """Classifier for very many classes by merged averages over hashed labels (MACH).
 
     The K classes are hashed R times into B buckets, ``h_r(k)``, and for each repetition
@@ -190,7 +195,10 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         repetitions are the same whatever their number.
 
     verbose : int, default=0
-        1 prints a line for each epoch.
+        1 prints a line for each epoch of the built-in learner: the mean loss, rows per
+        second and the seconds left if no repetition stops early.  Dense rows whose
+        blocks of repetitions do not all fit in `n_jobs` threads are trained in parts,
+        one after the other, that have their own lines.
 
     Attributes
     ----------
@@ -234,6 +242,18 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     estimate ``(mean - c) / (1 - c)``, where c is the chance that two classes share a
     bucket, (K - B) / (B (K - 1)) for balanced tables and 1/B otherwise; negative values
     become zero.  All are scaled to sum to one.
+
+    With scikit-learn 1.9 or later `fit` tells the callbacks of `set_callbacks` of its
+    tasks.  With a base estimator there is a task "repetition" for each, which holds
+    the base's own tasks if that supports callbacks.  The built-in learner has a task
+    "repetitions" for each block of them that is trained together, numbered by its
+    first repetition, and in it a task "epoch" for each epoch: the model handed over at
+    its end is what the fit would give if it ended then, other blocks standing where
+    they are and the three scalars not yet fitted.  A callback that returns True at the
+    end of an epoch stops the block.  Sparse rows are trained in `n_jobs` blocks and
+    dense rows in blocks of about 512 columns R B.  On a GPU, callbacks are told of the
+    repetitions that it trains together, not of their epochs.  Where joblib trains the
+    repetitions in other processes, only the begin and end of the fit are told.
 
     References
     ----------
@@ -359,6 +379,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     # Fitting ------------------------------------------------------------------------
 
+    @with_callbacks
     @_fit_context(prefer_skip_nested_validation=False)
     def fit(self, X, y, sample_weight=None, **fit_params):
         """Fit the repetitions.
@@ -382,6 +403,9 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         _raise_for_params(fit_params, self, "fit")
         self._check_parameters()
         warm = self.warm_start and hasattr(self, "bucket_table_")
+        data = {"X": X, "y": y}  # for callbacks, that may pass them to `predict`
+        if sample_weight is not None:
+            data["metadata"] = {"sample_weight": sample_weight}
         with self._unchanged_on_error():
             X, y = self._validate(X, y, reset=not warm)
             classes, y_codes = _encode(y)
@@ -396,8 +420,16 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             )
             sketch = self._sketch(X, y_codes, weight, classes.size)
             plan = self._plan(X, classes.size, warm, sketch)
-            self._train("fit", X, y_codes, weight, params, plan)
             self.classes_ = classes
+            context = self._init_callback_context(
+                max_subtasks=self._n_tasks(X, plan), sequential_subtasks=False
+            )
+            context.call_on_fit_task_begin(estimator=self, **data)
+            task = partial(Task, self, context, data)
+            self._train("fit", X, y_codes, weight, params, plan, task)
+            context.call_on_fit_task_end(
+                estimator=self, **data, reconstruction_attributes={}
+            )
         return self
 
     @available_if(_has_partial_fit)
@@ -466,11 +498,17 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
 
     @contextmanager
     def _unchanged_on_error(self):
-        """Whatever goes wrong inside, the attributes are those from before."""
+        """Whatever goes wrong inside, the attributes are those from before.
+
+        Those of the callbacks stay, which `with_callbacks` tears down and removes.
+        """
         before = self.__dict__.copy()
         try:
             yield
         except BaseException:
+            for name in ("_callback_fit_ctx", "_skl_callbacks_to_teardown"):
+                if name in self.__dict__:
+                    before[name] = self.__dict__[name]
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
@@ -703,22 +741,35 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             f"but only {free} bytes ({format_bytes(free)}) are free. {advice}"
         )
 
-    def _train(self, method, X, y, weight, params, plan):
-        """Train what `plan` asks for and store the fitted attributes."""
-        if self.estimator is None:
-            self._train_softmax(method, X, y, weight, plan)
-            self.__dict__.pop("estimators_", None)
-        else:
-            self._train_estimators(method, X, y, params, plan)
-            self.device_ = "cpu"
-            for name in ("_weights", "_intercepts", "_scalars"):
-                self.__dict__.pop(name, None)
+    def _n_tasks(self, X, plan):
+        """The number of tasks in which the repetitions are trained, None if unknown."""
+        if self.estimator is not None:
+            return plan.n_repetitions - plan.n_old
+        width = plan.n_repetitions * plan.n_buckets
+        if choose_device(self.device, X, width) != "cpu":
+            return None
+        sizes = plan.n_old, plan.n_repetitions, plan.n_buckets
+        return len(_softmax.split_repetitions(X, *sizes, self.n_jobs))
+
+    def _train(self, method, X, y, weight, params, plan, task=SilentTask):
+        """Train what `plan` asks for and store the fitted attributes.
+
+        ``task(name, r, ...)`` gives the task that begins with repetition r.
+        """
         self.n_repetitions_, self.n_buckets_ = plan.n_repetitions, plan.n_buckets
         self.bucket_table_ = plan.table
         self._prepared = prepare(plan.table, plan.n_buckets)
         self.__dict__.pop("_placed", None)
+        if self.estimator is None:
+            self._train_softmax(method, X, y, weight, plan, task)
+            self.__dict__.pop("estimators_", None)
+        else:
+            self.device_ = "cpu"
+            self._train_estimators(method, X, y, params, plan, task)
+            for name in ("_weights", "_intercepts", "_scalars"):
+                self.__dict__.pop(name, None)
 
-    def _train_estimators(self, method, X, y, params, plan):
+    def _train_estimators(self, method, X, y, params, plan, task):
         estimators = list(self.estimators_) if plan.n_old else []
         if method == "partial_fit":  # kept as they are if a later one fails
             estimators = deepcopy(estimators)
@@ -732,7 +783,13 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         with threadpool_limits(1 if n_jobs > 1 else None, "blas"):
             estimators[first:] = Parallel(n_jobs=self.n_jobs, prefer="threads")(
                 delayed(_fit_estimator)(
-                    estimators[r], method, X, y, plan.table[:, r], params
+                    estimators[r],
+                    method,
+                    X,
+                    y,
+                    plan.table[:, r],
+                    params,
+                    task("repetition", r),
                 )
                 for r in range(first, plan.n_repetitions)
             )
@@ -741,7 +798,7 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             int(np.max(getattr(estimator, "n_iter_", 1))) for estimator in estimators
         )
 
-    def _train_softmax(self, method, X, y, weight, plan):
+    def _train_softmax(self, method, X, y, weight, plan, task):
         n_samples, n_features = X.shape
         width, n_buckets = plan.n_repetitions * plan.n_buckets, plan.n_buckets
         continued = method == "partial_fit" and plan.n_old > 0
@@ -790,9 +847,25 @@ class MACHClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             if plan.n_old:
                 W[:, : plan.n_old * n_buckets] = self._weights
                 b[: plan.n_old * n_buckets] = self._intercepts
+
+        def attributes():
+            return {"_weights": W.copy(), "_intercepts": b.copy(), "_scalars": None}
+
+        block_task = partial(
+            task, "repetitions", n_epochs=len(settings.decay), attributes=attributes
+        )
         try:
             n_iter = device.train_all(
-                X, y, plan.table, W, b, first, not continued, settings, self.n_jobs
+                X,
+                y,
+                plan.table,
+                W,
+                b,
+                first,
+                not continued,
+                settings,
+                self.n_jobs,
+                block_task,
             )
         except BaseException:
             if continued:  # the weights are trained in place
@@ -1285,7 +1358,7 @@ def _warn_about_scales(X):
         )
 
 
-def _fit_estimator(estimator, method, X, y, buckets, params):
+def _fit_estimator(estimator, method, X, y, buckets, params, task):
     """Fit a base classifier on the buckets (n_classes,) of the classes y."""
     labels = buckets[y]
     if method == "partial_fit":
@@ -1293,8 +1366,9 @@ def _fit_estimator(estimator, method, X, y, buckets, params):
             params = params | {"classes": np.unique(buckets)}
         return estimator.partial_fit(X, labels, **params)
     if (labels == labels[0]).all():  # most classifiers refuse a single class
-        return DummyClassifier(strategy="prior").fit(X, labels)
-    return estimator.fit(X, labels, **params)
+        estimator, params = DummyClassifier(strategy="prior"), {}
+    with task.running(estimator):
+        return estimator.fit(X, labels, **params)
 
 
 def _estimator_proba(estimator, X):

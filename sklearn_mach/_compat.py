@@ -3,6 +3,8 @@
 Every private scikit-learn import of the package is here.
 """
 
+from contextlib import nullcontext
+
 import numba
 from sklearn.base import _fit_context
 from sklearn.ensemble._base import _set_random_states
@@ -11,7 +13,33 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
 
+try:
+    from sklearn.callback import CallbackSupportMixin, with_callbacks
+except ImportError:  # scikit-learn < 1.9 has no callbacks: there is nobody to tell
+
+    class _NoContext:
+        def subcontext(self, **kwargs):
+            return self
+
+        def propagate_callback_context(self, estimator):
+            return nullcontext()
+
+        def call_on_fit_task_begin(self, **kwargs):
+            return self
+
+        def call_on_fit_task_end(self, **kwargs):
+            return False
+
+    class CallbackSupportMixin:
+        def _init_callback_context(self, **kwargs):
+            return _NoContext()
+
+    def with_callbacks(method):
+        return method
+
+
 __all__ = [
+    "CallbackSupportMixin",
     "HasMethods",
     "Interval",
     "StrOptions",
@@ -23,6 +51,7 @@ __all__ = [
     "check_matplotlib_support",
     "njit",
     "read_only",
+    "with_callbacks",
 ]
 
 # Sums may be re-ordered and fused, but NaN and infinity keep their meaning.

@@ -27,6 +27,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ._compat import njit
+from ._progress import SilentTask
 
 _ENTRIES = 1 << 22  # non-zeros of a chunk, or numbers of a dense one / 16
 _THREADS = 256  # of a block of the learner
@@ -404,7 +405,7 @@ class _Rows:
 # Training -------------------------------------------------------------------------
 
 
-def train_all(X, y, table, W, b, first, zero, settings, plans):
+def train_all(X, y, table, W, b, first, zero, settings, plans, task=SilentTask):
     """Train the repetitions from `first` on in W (d, R B) and b (R B,).
 
     plans : list of (device, repetitions at a time, whether X stays on the device).
@@ -423,9 +424,9 @@ def train_all(X, y, table, W, b, first, zero, settings, plans):
             rows = _Rows(X, resident)
             n_iter = 0
             for turn in np.array_split(share, -(-len(share) // at_a_time)):
-                task = _Task(rows, y, table, W, b, turn, zero, settings, X.shape[1])
-                n_iter = max(n_iter, task.train())
-                del task
+                with task(turn[0]).running():
+                    args = y, table, W, b, turn, zero, settings, X.shape[1]
+                    n_iter = max(n_iter, _Turn(rows, *args).train())
             del rows
             cupy.get_default_memory_pool().free_all_blocks()
         return n_iter
@@ -434,7 +435,7 @@ def train_all(X, y, table, W, b, first, zero, settings, plans):
         return max(pool.map(work, plans, shares))
 
 
-class _Task:
+class _Turn:
     """The weights of some repetitions on one device, and their training."""
 
     def __init__(self, rows, y, table, W, b, turn, zero, settings, n_features):

@@ -23,6 +23,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
 from ._compat import njit, read_only
+from ._progress import SilentTask
 
 # Sums over features keep their order, so that every number is the same whatever
 # columns stand beside it; fusing multiplications with additions is harmless.
@@ -37,6 +38,8 @@ _N_PROBE_BUCKETS = 64  # at most, in the trial
 _N_PROBE_MIN = 1_000  # with fewer rows there is no trial
 _STEP = 4.0  # but this factor
 _PROBE_FACTORS = np.float32(2.0) ** np.arange(-2, 5, dtype=np.float32)
+
+_SILENT = SilentTask()
 
 _LOG2E = np.float32(1.44269504)
 _LN2_HIGH = np.float32(0.693359375)
@@ -350,27 +353,46 @@ def make_settings(
     )
 
 
-def train_all(X, y, table, W, b, first, zero, settings, n_jobs):
-    """Train the repetitions from `first` on in W (d, R B) and b (R B,).
-
-    `zero` says that their weights are all zero.  Returns the largest number of epochs.
-    """
-    n_repetitions = table.shape[1]
-    n_buckets = b.size // n_repetitions
+def split_repetitions(X, first, n_repetitions, n_buckets, n_jobs):
+    """The blocks of repetitions, from `first` on, that are trained together."""
     if first == n_repetitions:
-        return 0
+        return []
     if sp.issparse(X):
         n_blocks = min(effective_n_jobs(n_jobs), n_repetitions - first)
     else:  # the sums of BLAS depend on the shapes: those are the same for every n_jobs
         n_blocks = -(-(n_repetitions - first) // max(_DENSE_COLUMNS // n_buckets, 1))
-    blocks = np.array_split(np.arange(first, n_repetitions), n_blocks)
+    return np.array_split(np.arange(first, n_repetitions), n_blocks)
+
+
+def train_all(X, y, table, W, b, first, zero, settings, n_jobs, task=SilentTask):
+    """Train the repetitions from `first` on in W (d, R B) and b (R B,).
+
+    `zero` says that their weights are all zero; ``task(r)`` gives the task of the block
+    that begins with repetition r.  Returns the largest number of epochs.
+    """
+    n_repetitions = table.shape[1]
+    n_buckets = b.size // n_repetitions
+    blocks = split_repetitions(X, first, n_repetitions, n_buckets, n_jobs)
+    if not blocks:
+        return 0
+    n_parallel = min(effective_n_jobs(n_jobs), len(blocks))
+    n_parts = -(-len(blocks) // n_parallel)
+    parts = [
+        None if i % n_parallel else (i // n_parallel, n_parts)
+        for i in range(len(blocks))
+    ]
     columns = [slice(r[0] * n_buckets, (r[-1] + 1) * n_buckets) for r in blocks]
     with threadpool_limits(1, "blas"):
         results = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(train)(
-                X, y, table[:, r], Columns(W, b, c.start, c.stop, zero), settings
+            delayed(_train_task)(
+                task(r[0]),
+                X,
+                y,
+                table[:, r],
+                Columns(W, b, c.start, c.stop, zero, part),
+                settings,
             )
-            for r, c in zip(blocks, columns, strict=True)
+            for r, c, part in zip(blocks, columns, parts, strict=True)
         )
     for c, (arrays, _, _) in zip(columns, results, strict=True):
         if arrays is not None:
@@ -383,16 +405,21 @@ class Columns:
 
     Threads write to the arrays in place.  In another process they are a copy, which
     `result` returns; weights that are all zero are not sent there.
+
+    `part` is for what is printed: tasks run in so many parts, one after the other, and
+    the first task of each part has the part's number and how many there are.
     """
 
-    def __init__(self, W, b, lo, hi, zero):
+    def __init__(self, W, b, lo, hi, zero, part=(0, 1)):
         self.W, self.b, self.lo, self.hi, self.zero = W, b, lo, hi, zero
+        self.part = part
         self.in_place = True
 
     def __getstate__(self):
         lo, hi = self.lo, self.hi
         W = None if self.zero else np.ascontiguousarray(self.W[:, lo:hi])
         state = {"W": W, "b": self.b[lo:hi], "shape": (self.W.shape[0], hi - lo)}
+        state |= {"part": self.part}
         return state | {"lo": 0, "hi": hi - lo, "zero": self.zero, "in_place": False}
 
     def arrays(self):
@@ -407,7 +434,12 @@ class Columns:
         return None if self.in_place else (self.W, self.b)
 
 
-def train(X, y, table, columns, settings):
+def _train_task(task, *arguments):
+    with task.running():
+        return train(*arguments, task)
+
+
+def train(X, y, table, columns, settings, task=_SILENT):
     """Train some repetitions on all rows.
 
     Parameters
@@ -417,6 +449,7 @@ def train(X, y, table, columns, settings):
     table : unsigned array of shape (n_classes, R), the buckets in these repetitions
     columns : Columns
     settings : Settings
+    task : SilentTask or Task, told of the epochs
 
     Returns
     -------
@@ -451,6 +484,7 @@ def train(X, y, table, columns, settings):
 
     started = time.perf_counter()
     for epoch, decay in enumerate(s.decay):
+        task.begin_epoch()
         order = np.random.default_rng([s.seed, epoch]).permutation(s.train)
         loss = run(order, s.step, np.array(decay), s.penalty)
         if s.early_stopping:
@@ -464,14 +498,14 @@ def train(X, y, table, columns, settings):
         running = rate != 0
         n_iter[running] += 1
         last_loss[running] = loss[running]
-        if s.verbose and columns.lo == 0:
-            _report(epoch, len(s.decay), loss.mean(), s, time.perf_counter() - started)
+        if s.verbose and columns.part:
+            _report(epoch, columns.part, loss.mean(), s, time.perf_counter() - started)
         if s.tol is not None:
             since_best = np.where(loss > best - s.tol, since_best + 1, 0)
             rate[since_best >= s.n_iter_no_change] = 0
             best = np.minimum(best, loss)
-            if not rate.any():
-                break
+        if task.end_epoch() or not rate.any():
+            break
     return columns.result(), n_iter, last_loss
 
 
@@ -511,13 +545,17 @@ def probe_step(X, y, column, n_buckets, settings):
     return float(_PROBE_FACTORS[best] * 2.0**shift)
 
 
-def _report(epoch, n_epochs, loss, settings, seconds):
+def _report(epoch, part, loss, settings, seconds):
     kind = "validation" if settings.early_stopping else "training"
-    done = epoch + 1
+    number, n_parts = part
+    done, n_epochs = epoch + 1, len(settings.decay)
+    left = n_epochs * (n_parts - number) - done
     print(
+        f"part {number + 1}/{n_parts}, " if n_parts > 1 else "",
         f"epoch {done}/{n_epochs}: {kind} loss {loss:.4f}, "
         f"{settings.train.size * done / seconds:,.0f} rows/s, "
-        f"{seconds / done * (n_epochs - done):.0f} s left",
+        f"{seconds / done * left:.1f} s left",
+        sep="",
         flush=True,
     )
 

@@ -3,8 +3,11 @@
 import io
 import pickle
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import get_ident
+from types import SimpleNamespace
 
 import joblib
 import numpy as np
@@ -252,6 +255,31 @@ def test_verbose_prints_a_line_for_each_epoch(blobs, capsys):
     assert all(re.search("epoch [123]/3: training loss", line) for line in lines)
     MACHClassifier(max_iter=3, random_state=0).fit(X, y)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_verbose_tells_speed_and_time_left(blobs, capsys, monkeypatch, n_jobs):
+    # two blocks of repetitions, one after the other or side by side
+    X, y = blobs(60, n_classes=20, sparse=False)
+    seconds = Counter()  # in each thread one passes at every look at the clock
+
+    def clock():
+        seconds[get_ident()] += 1
+        return seconds[get_ident()]
+
+    monkeypatch.setattr(
+        "sklearn_mach._softmax.time", SimpleNamespace(perf_counter=clock)
+    )
+    sizes = dict(n_repetitions=34, n_buckets=16, learning_rate=1e-9, max_iter=3)
+    MACHClassifier(**sizes, n_jobs=n_jobs, verbose=1, random_state=0).fit(X, y)
+    loss = f"training loss {np.log(16):.4f}"  # of weights that hardly move from zero
+    parts = ["part 1/2, ", "part 2/2, "] if n_jobs == 1 else [""]
+    starts = [f"{part}epoch {e}/3: " for part in parts for e in (1, 2, 3)]
+    lefts = reversed(range(len(starts)))
+    assert capsys.readouterr().out.splitlines() == [
+        f"{start}{loss}, 60 rows/s, {left:.1f} s left"
+        for start, left in zip(starts, lefts, strict=True)
+    ]
 
 
 # Parallel work ----------------------------------------------------------------------

@@ -1,0 +1,77 @@
+"""What callbacks are told of a fit: its repetitions and their epochs.
+
+The learners know only the methods of a task here, not scikit-learn's callbacks: a
+task `running`, in it `begin_epoch` and `end_epoch` in turn.
+"""
+
+from contextlib import contextmanager, nullcontext
+
+
+class SilentTask:
+    """A task of which nobody is told."""
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def running(self, estimator=None):
+        """Context in which the task is done, by `estimator` if there is one."""
+        return nullcontext()
+
+    def begin_epoch(self):
+        pass
+
+    def end_epoch(self):
+        """Whether to stop training."""
+        return False
+
+
+class Task(SilentTask):
+    """One or more repetitions that are trained together.
+
+    In another process it becomes a silent one: that process may be on another machine,
+    which callbacks do not reach, and a copy of the model need not travel.
+
+    Parameters
+    ----------
+    model : MACHClassifier
+    context : CallbackContext, of the task of which this is a part
+    data : dict, X, y and metadata for the callbacks
+    name : str
+    first : int, the first repetition
+    n_epochs : int
+    attributes : callable that returns the fitted attributes after an epoch
+    """
+
+    def __init__(
+        self, model, context, data, name, first, *, n_epochs=0, attributes=None
+    ):
+        self.model, self.parent, self.data = model, context, data
+        self.name, self.first = name, int(first)
+        self.n_epochs, self.attributes = n_epochs, attributes
+
+    def __reduce__(self):
+        return SilentTask, ()
+
+    @contextmanager
+    def running(self, estimator=None):
+        self.context = self.parent.subcontext(
+            task_name=self.name, task_id=self.first, max_subtasks=self.n_epochs
+        )
+        propagated = nullcontext()
+        if hasattr(estimator, "set_callbacks"):  # others have nothing to tell
+            propagated = self.context.propagate_callback_context(estimator)
+        with propagated:
+            self.context.call_on_fit_task_begin(estimator=self.model, **self.data)
+            yield
+            self.context.call_on_fit_task_end(estimator=self.model, **self.data)
+
+    def begin_epoch(self):
+        self.epoch = self.context.subcontext(task_name="epoch")
+        self.epoch.call_on_fit_task_begin(estimator=self.model, **self.data)
+
+    def end_epoch(self):
+        return self.epoch.call_on_fit_task_end(
+            estimator=self.model,
+            **self.data,
+            reconstruction_attributes=self.attributes,
+        )
