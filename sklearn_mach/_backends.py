@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from . import _softmax
 from ._decoding import decode_topk
+from ._progress import SilentTask
 
 # Non-zeros times R B from which "auto" takes a GPU: 1e10 multiplications and additions
 # an epoch.  Below, a few cores train in seconds, no longer than it takes to start CUDA,
@@ -155,7 +156,9 @@ def _gpu_batch_size(options, n_samples):
     return int(np.clip(n_samples // 256, 1, _GPU_BATCH))
 
 
-def _gpu_train_all(number, X, y, table, W, b, first, zero, settings, n_jobs, task):
+def _gpu_train_all(
+    number, X, y, table, W, b, first, zero, settings, n_jobs, task=SilentTask
+):
     """A thread for each GPU, whatever `n_jobs` is: they keep no core busy."""
     gpu = _gpu()
     n_repetitions = table.shape[1]
