@@ -9,12 +9,17 @@ al., 2017, "On Calibration of Modern Neural Networks", section 4.2).
 """
 
 import numpy as np
+from sklearn.utils import gen_batches
 
 from ._compat import njit
 
 _N_STEPS = 30
 _MAX_LOG = 30.0  # of a temperature
 _MAX_LOG_POWER = 1.5
+# Logarithms of gaps at which the classes of a row are counted: 4 % apart.  Looking at
+# every class in every step took 46 s, in place of 2 s, at K=105,033 and 500 rows.
+_GRID = np.linspace(np.log(1e-6), np.log(1e3), 512)
+_ROWS = 1000  # looked at together
 
 
 def log_proportions(scores, scalars):
@@ -41,8 +46,8 @@ def fit_scalars(chunks, start):
 
     Parameters
     ----------
-    chunks : callable
-        Returns an iterable of scores (n, K), float32, classes and weights (n,).
+    chunks : iterable
+        Scores (n, K), float32, classes and weights (n,) of some rows each.
     start : float
         Temperature to start from.
 
@@ -50,14 +55,12 @@ def fit_scalars(chunks, start):
     -------
     scalars : float array of shape (3,)
     """
+    rows = [np.concatenate(parts) for parts in zip(*map(_row, chunks), strict=True)]
+    batches = list(gen_batches(rows[0].shape[0], _ROWS))
 
     def moments(x):
-        loss, gradient, information = np.zeros(1), np.zeros(3), np.zeros((3, 3))
-        for scores, y, weight in chunks():
-            best = scores.max(axis=1)
-            t, power = _shape(best.astype(np.float64), x)
-            _add_moments(scores, best, y, weight, t, power, loss, gradient, information)
-        return loss[0], gradient, information
+        parts = [_moments(x, *(part[batch] for part in rows)) for batch in batches]
+        return [sum(part) for part in zip(*parts, strict=True)]
 
     x = np.array([np.log(start), 0.0, 0.0])
     loss, gradient, information = moments(x)
@@ -75,43 +78,64 @@ def fit_scalars(chunks, start):
     return x
 
 
-@njit
-def _add_moments(scores, best, y, weight, t, power, loss, gradient, information):
-    """Add the log loss of the rows, its gradient (3,) and Fisher information (3, 3).
+def _row(chunk):
+    """What the log loss of the rows of a chunk depends on.
 
-    scores (n, K), best, y, weight and t (n,).  With u_k = t g_k^c the derivatives of
-    u_k are f_k = u_k (1, best, c log g_k); the gradient is f_y - mean f and the
-    information the covariance of f, under the probabilities.
+    Returns the classes at each gap of the grid (n, 512) and those with no gap (n,), the
+    best scores, the gaps of the true classes and the weights (n,).
     """
-    f, mean, second = np.empty(3), np.empty(3), np.empty((3, 3))
-    for i in range(y.shape[0]):
-        total = 0.0
-        mean[:], second[:] = 0.0, 0.0
+    scores, y, weight = chunk
+    best = scores.max(axis=1)
+    counts = np.zeros((scores.shape[0], _GRID.size), np.float32)
+    _count_gaps(scores, best, _GRID[0], _GRID[1] - _GRID[0], counts)
+    ties = np.count_nonzero(scores == best[:, None], axis=1)
+    gap = best - scores[np.arange(y.size), y]
+    return counts, ties, best.astype(np.float64), gap.astype(np.float64), weight
+
+
+@njit
+def _count_gaps(scores, best, first, width, counts):
+    """Share every class between the two gaps of the grid that are next to its own."""
+    last = counts.shape[1] - 1
+    for i in range(scores.shape[0]):
         for k in range(scores.shape[1]):
-            _derivatives(best[i] - scores[i, k], best[i], t[i], power, f)
-            p = np.exp(-f[0])
-            total += p
-            for m in range(0, 3, 2):  # f[1] is a multiple of f[0]
-                mean[m] += p * f[m]
-                for q in range(m, 3, 2):
-                    second[m, q] += p * f[m] * f[q]
-        mean[1] = best[i] * mean[0]
-        second[0, 1], second[1, 1] = best[i] * second[0, 0], best[i] ** 2 * second[0, 0]
-        second[1, 2] = best[i] * second[0, 2]
-        _derivatives(best[i] - scores[i, y[i]], best[i], t[i], power, f)
-        loss[0] += weight[i] * (f[0] + np.log(total))
-        for m in range(3):
-            gradient[m] += weight[i] * (f[m] - mean[m] / total)
-            for q in range(m, 3):
-                covariance = second[m, q] - mean[m] * mean[q] / total
-                information[m, q] += weight[i] * covariance / total
-                information[q, m] = information[m, q]
+            gap = best[i] - scores[i, k]
+            if gap > 0:
+                place = (np.log(gap) - first) / width
+                place = min(max(place, 0.0), last - 1e-6)
+                j = int(place)
+                counts[i, j] += 1 - (place - j)
+                counts[i, j + 1] += place - j
 
 
-@njit(inline="always")
-def _derivatives(gap, best, t, power, f):
-    """f (3,) = u (1, best, c log gap) for u = t gap^c; a gap of zero gives zeros."""
-    log_gap = np.log(max(gap, np.float32(1e-30)))
-    f[0] = t * np.exp(np.float32(power) * log_gap)
-    f[1] = f[0] * best
-    f[2] = f[0] * power * log_gap
+def _moments(x, counts, ties, best, gap, weight):
+    """Log loss of the rows, its gradient (3,) and Fisher information (3, 3).
+
+    With u = t gap^c the derivatives of u are f = u (1, best, c log gap); the gradient
+    is f_y - mean f and the information the covariance of f, under the probabilities.
+    """
+    t, c = _shape(best, x)
+    u = t[:, None] * np.exp(c * _GRID)
+    p = counts * np.exp(-u)
+    total = ties + p.sum(axis=1)
+    p /= total[:, None]
+    first = p * u
+    second = first * u
+    logs = np.stack([np.ones_like(_GRID), c * _GRID, (c * _GRID) ** 2], axis=1)
+    # means of f0, f2 and of f0 f0, f0 f2, f2 f2; f1 is best times f0
+    mean0, mean2, _ = (first @ logs).T
+    square00, square02, square22 = (second @ logs).T
+    mean = np.stack([mean0, best * mean0, mean2])
+    square = np.array(
+        [
+            [square00, best * square00, square02],
+            [best * square00, best**2 * square00, best * square02],
+            [square02, best * square02, square22],
+        ]
+    )
+    own = t * gap**c
+    with np.errstate(divide="ignore"):
+        log_gap = np.where(gap > 0, np.log(gap), 0.0)
+    derivatives = np.stack([own, best * own, c * log_gap * own])
+    loss = weight @ (own + np.log(total))
+    return loss, (derivatives - mean) @ weight, (square - mean[:, None] * mean) @ weight

@@ -899,7 +899,7 @@ class MACHClassifier(
                 scores = decode_scores(scores, plan.table)
                 yield scores, y[rows], settings.weight[rows]
 
-        return fit_scalars(chunks, _digits(n_classes, n_buckets))
+        return fit_scalars(chunks(), _digits(n_classes, n_buckets))
 
     # Predicting ---------------------------------------------------------------------
 

@@ -169,14 +169,15 @@ def _clustered(sketch, n_buckets, rng):
         rows = sketch[members]
         first, second = rng.choice(members.size, 2, replace=False)
         direction = rows[first] - rows[second]
+        total = rows.sum(axis=0)
         for _ in range(_N_SPLIT_STEPS):
             order = np.argpartition(-(rows @ direction), n_left - 1)
+            in_left = np.zeros(members.size, np.float32)
+            in_left[order[:n_left]] = 1
+            left = in_left @ rows
             left, right = (
                 half / max(np.linalg.norm(half), np.finfo(np.float32).tiny)
-                for half in (
-                    rows[order[:n_left]].sum(axis=0),
-                    rows[order[n_left:]].sum(axis=0),
-                )
+                for half in (left, total - left)
             )
             if np.array_equal(direction, left - right):
                 break

@@ -31,7 +31,7 @@ def test_scalars_minimise_the_log_loss(seed):
     weight = rng.uniform(0.5, 2, y.size)
     halves = [(scores[i::2], y[i::2], weight[i::2]) for i in range(2)]
 
-    found = fit_scalars(lambda: halves, 1.0)
+    found = fit_scalars(halves, 1.0)
 
     wide = scores.astype(np.float64)
     bounds = [(-5, 5), (-2, 2), (-1, 1)]  # where the power does not overflow
@@ -42,7 +42,7 @@ def test_scalars_minimise_the_log_loss(seed):
 
 def test_equal_scores_leave_the_start():
     scores, y = np.zeros((5, 3), np.float32), np.array([0, 1, 2, 0, 1])
-    found = fit_scalars(lambda: [(scores, y, np.ones(5))], 2.0)
+    found = fit_scalars([(scores, y, np.ones(5))], 2.0)
     gaps = np.array([[0.0, 1.0]])
     np.testing.assert_allclose(log_proportions(gaps - 1, found), 2 * (gaps - 1))
 
