@@ -78,7 +78,7 @@ def sparse_rows(name, X, y, repeats):
         table = _hashing.draw_table(n_classes, B, range(n_columns // B))
         W, b = np.zeros((X.shape[1], n_columns), np.float32), np.zeros(n_columns)
         b = b.astype(np.float32)
-        bare_epoch(X[:100], W, 1)
+        bare_epoch(X, W, 1)  # compiles, and touches every page of W
         _softmax.train_all(X[:100], y[:100], table, W, b, 0, False, _cut(settings), 1)
         for n_jobs in (1, 2):
             bare, ours = [], []
