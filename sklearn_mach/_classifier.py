@@ -1121,7 +1121,9 @@ class MACHClassifier(
         n_bytes = min(get_config()["working_memory"] * 2**20, _CHUNK_BYTES)
         n_bytes //= 16 * self.n_repetitions_ * self.n_buckets_ * n_jobs
         n_rows = min(max(int(n_bytes), 1), max(-(-n_samples // n_jobs), 1))
-        return list(gen_batches(n_samples, n_rows))
+        # gen_batches checks its arguments: 0.15 of the 0.35 ms of predicting one row
+        starts = range(0, n_samples, n_rows)
+        return [slice(start, min(start + n_rows, n_samples)) for start in starts]
 
     def _device(self):
         """The device that predicts: that of `fit`, or the CPU if it does not answer."""
