@@ -72,8 +72,9 @@ from ._compat import (
     _set_random_states,
     with_callbacks,
 )
-from ._decoding import decode_scores, decode_stages, decode_topk, prepare
+from ._decoding import decode_scores, decode_topk, prepare
 from ._progress import SilentTask, Task
+from ._stages import decode_stages
 
 # The share of every bucket probability of a base classifier that is spread evenly over
 # the buckets, so that a probability of zero makes no class impossible.
