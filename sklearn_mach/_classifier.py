@@ -25,7 +25,6 @@ from sklearn.base import (
     is_classifier,
 )
 from sklearn.dummy import DummyClassifier
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score
 from sklearn.utils import (
     Bunch,
@@ -79,7 +78,6 @@ from ._stages import decode_stages
 # The share of every bucket probability of a base classifier that is spread evenly over
 # the buckets, so that a probability of zero makes no class impossible.
 _SMOOTHING = 1e-3
-_SCALE_RATIO = 1e3  # features whose scales differ by more are reported
 _CALIBRATION_SCORES = 20_000_000  # class scores that the calibration may look at
 _CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
 _PLAIN_VALUES = 100_000  # values of X that are checked in the short way
@@ -689,7 +687,7 @@ class MACHClassifier(
         if table is None:
             start = self.bucket_table_ if warm else None
             table = _hashing.draw_table(
-                n_classes, n_buckets, seeds, self.hashing, start, sketch
+                n_classes, n_buckets, seeds, self.hashing, start, sketch, self.n_jobs
             )
         return Bunch(
             n_repetitions=n_repetitions,
@@ -811,7 +809,6 @@ class MACHClassifier(
             seed = self._order_seed if plan.n_old else plan.order_seed
             mean_length = None
             seen, block, factor = 0, n_samples, None
-            _warn_about_scales(X)
         self.device_ = choose_device(self.device, X, width)
         device = backend(self.device_)
         options = self.get_params(deep=False)
@@ -1335,30 +1332,6 @@ def _check_table(table, n_classes, n_repetitions, n_buckets):
         )
     table = np.ascontiguousarray(table, np.min_scalar_type(n_buckets - 1))
     return table, table.shape[1], n_buckets
-
-
-def _warn_about_scales(X):
-    """Warn of features of such different sizes that one step serves none."""
-    n_features = X.shape[1]
-    if sp.issparse(X):
-        squares = np.zeros(n_features)
-        np.add.at(squares, X.indices, np.square(X.data, dtype=np.float64))
-        counts = np.bincount(X.indices, minlength=n_features)
-    else:
-        squares = np.einsum("ij,ij->j", X, X, dtype=np.float64)
-        counts = np.count_nonzero(X, axis=0)
-    used = squares > 0
-    scales = np.sqrt(squares[used] / counts[used])
-    if scales.size and scales.max() > _SCALE_RATIO * np.median(scales):
-        column = np.flatnonzero(used)[scales.argmax()]
-        warnings.warn(
-            f"The features have very different scales: non-zeros of column {column} "
-            f"are about {scales.max():.3g}, of the median column "
-            f"{np.median(scales):.3g}. Stochastic gradient descent then learns little. "
-            "Use sklearn.preprocessing.MaxAbsScaler or Normalizer first.",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
 
 
 def _fit_estimator(estimator, method, X, y, buckets, params, task):

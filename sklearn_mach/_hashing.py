@@ -10,6 +10,8 @@ draws one column; see Carter and Wegman (1979) for the universal one.
 import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import gen_batches
+from sklearn.utils.parallel import Parallel, delayed
+from threadpoolctl import threadpool_limits
 
 from ._compat import njit, read_only
 
@@ -28,7 +30,13 @@ def min_repetitions(n_classes, n_buckets):
 
 
 def draw_table(
-    n_classes, n_buckets, seeds, hashing="balanced", start=None, sketch=None
+    n_classes,
+    n_buckets,
+    seeds,
+    hashing="balanced",
+    start=None,
+    sketch=None,
+    n_jobs=None,
 ):
     """Draw a table of buckets in which no two classes have equal rows.
 
@@ -50,6 +58,8 @@ def draw_table(
     sketch : callable, default=None
         For "clustered": from a seed to an array (K, m) whose rows are near each other
         where classes are similar, such as `sketch_classes`.
+    n_jobs : int, default=None
+        Threads for the repetitions of similar classes; they change no bucket.
 
     Returns
     -------
@@ -60,6 +70,7 @@ def draw_table(
     n_start = 0 if start is None else start.shape[1]
     group = np.zeros(n_classes, np.int64)  # classes with equal buckets so far
     n_groups = 1
+    clustered = []
     for r, seed in enumerate(seeds):
         rng = np.random.default_rng(seed)
         if r < n_start:
@@ -67,7 +78,8 @@ def draw_table(
         elif (
             hashing == "clustered" and r % 4 == 3 and n_buckets < n_groups == n_classes
         ):
-            column = _clustered(sketch(seed), n_buckets, rng)
+            clustered.append(r)
+            continue
         elif hashing != "universal" or n_classes <= n_buckets:
             column = _balanced(n_buckets, group, n_groups, rng)
         else:
@@ -81,6 +93,15 @@ def draw_table(
             f"with the buckets of another class in all {len(seeds)} repetitions of "
             f"{n_buckets} buckets. Use more repetitions, more buckets or "
             "hashing='balanced'."
+        )
+
+    def cluster(r):
+        rng = np.random.default_rng(seeds[r])
+        table[:, r] = _clustered(sketch(seeds[r]), n_buckets, rng)
+
+    with threadpool_limits(1, "blas"):
+        Parallel(n_jobs=n_jobs, require="sharedmem")(
+            delayed(cluster)(r) for r in clustered
         )
     return table
 

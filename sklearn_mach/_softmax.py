@@ -13,11 +13,13 @@ weight of one more feature, whose value is the typical length of a row.  The gai
 """
 
 import time
+import warnings
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from joblib import effective_n_jobs
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import threadpool_limits
@@ -37,6 +39,7 @@ _N_PROBE = 30_000  # rows of the trial
 _N_PROBE_BUCKETS = 64  # at most, in the trial
 _N_PROBE_MIN = 1_000  # with fewer rows there is no trial
 _STEP = 4.0  # but this factor
+_SCALE_RATIO = 1e3  # features whose scales differ by more are reported
 _PROBE_FACTORS = np.float32(2.0) ** np.arange(-2, 5, dtype=np.float32)
 
 _SILENT = SilentTask()
@@ -46,7 +49,7 @@ _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
 
 
-@njit(inline="always")
+@njit
 def _exp(x):
     """float32 exp of x <= 0 that LLVM vectorises; relative error below 1e-6.
 
@@ -67,7 +70,7 @@ def _exp(x):
     return p * power.view(np.float32)
 
 
-@njit(inline="always")
+@njit
 def _largest(z):
     """Largest of a float32 vector, by its bits: LLVM vectorises integer maxima."""
     best = np.int32(-2147483648)
@@ -118,7 +121,7 @@ def _softmax_gradient(z, codes, n_buckets, step, loss):
         zr[codes[r]] -= step
 
 
-@njit(inline="always")
+@njit
 def _multiply(z, first, stop, factor):
     """z[first:stop] *= factor, as a loop: an array expression takes 4 s to compile."""
     for q in range(first, stop):
@@ -296,8 +299,10 @@ def make_settings(
     else:
         weight = (weight / weight.mean()).astype(np.float32)
     lengths = squared_lengths(X)
-    if mean_length is None:
+    if mean_length is None:  # not the continuation of earlier training
         mean_length = float(np.average(lengths, weights=weight)) or 1.0
+        n_rows, squares = feature_sums(X, weight)
+        _warn_about_scales(n_rows, squares)
     if not (_SMALLEST < mean_length and lengths.max() < 1 / _SMALLEST):
         raise ValueError(
             f"The squared lengths of the rows, {mean_length:.3g} on average and at "
@@ -312,7 +317,7 @@ def make_settings(
     if common == "auto":
         common = 1 / mean_length
         if use_gains and options["alpha"] == 0:
-            gain = feature_gains(X, weight)
+            gain = feature_gains(n_rows, squares, weight)
             lengths = squared_lengths(X, gain)
         step = (weight / np.maximum(lengths, mean_length)).astype(np.float32)
         if not sp.issparse(X):
@@ -581,12 +586,10 @@ def _squared_lengths_csr(data, indices, indptr, gain, out):
         out[i] = total
 
 
-def feature_gains(X, weight):
-    """Factors of the steps of the features, float32 of shape (n_features,).
+def feature_sums(X, weight):
+    """Weight of the rows where a feature is not zero, and sum of its weighted squares.
 
-    ``1 + log((n + 1) / (n_j + 1))`` for a feature that is not zero in n_j of the n rows
-    (the smooth idf of `TfidfTransformer`), scaled so that the mean squared length of
-    the rows stays.  One step for all would learn a feature as fast as it is frequent.
+    Two float64 arrays of shape (n_features,).
     """
     n_rows, squares = np.zeros(X.shape[1]), np.zeros(X.shape[1])
     if sp.issparse(X):
@@ -596,11 +599,38 @@ def feature_gains(X, weight):
         for rows in gen_batches(X.shape[0], 1024):
             n_rows += weight[rows] @ (X[rows] != 0)
             squares += weight[rows] @ np.square(X[rows], dtype=np.float64)
+    return n_rows, squares
+
+
+def feature_gains(n_rows, squares, weight):
+    """Factors of the steps of the features, float32 of shape (n_features,).
+
+    ``1 + log((n + 1) / (n_j + 1))`` for a feature that is not zero in n_j of the n rows
+    (the smooth idf of `TfidfTransformer`), scaled so that the mean squared length of
+    the rows stays.  One step for all would learn a feature as fast as it is frequent.
+    n_rows, squares: of `feature_sums`.
+    """
     gain = 1 + np.log((weight.sum(dtype=np.float64) + 1) / (n_rows + 1))
     total = squares @ gain
     if total > 0:
         gain *= squares.sum() / total
     return gain.astype(np.float32)
+
+
+def _warn_about_scales(n_rows, squares):
+    """Warn of features of such different sizes that one step serves none."""
+    used = squares > 0
+    scales = np.sqrt(squares[used] / n_rows[used])
+    if scales.size and scales.max() > _SCALE_RATIO * np.median(scales):
+        column = np.flatnonzero(used)[scales.argmax()]
+        warnings.warn(
+            f"The features have very different scales: non-zeros of column {column} "
+            f"are about {scales.max():.3g}, of the median column "
+            f"{np.median(scales):.3g}. Stochastic gradient descent then learns little. "
+            "Use sklearn.preprocessing.MaxAbsScaler or Normalizer first.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
 
 
 @njit
