@@ -124,10 +124,12 @@ def load(folder, monkeypatch):
     for name, module in (("cupy", cupy), ("cupy.cublas", cupy.cublas)):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "cupyx", cupyx)
-    monkeypatch.delitem(sys.modules, "sklearn_mach._gpu", raising=False)
-    module = importlib.import_module("sklearn_mach._gpu")
-    del sys.modules["sklearn_mach"]._gpu  # or it would be taken for the real one
-    del sys.modules["sklearn_mach._gpu"]
+    name, package = "sklearn_mach._gpu", sys.modules["sklearn_mach"]
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr(package, "_gpu", raising=False)
+    module = importlib.import_module(name)
+    del sys.modules[name], package._gpu  # or it would be taken for the real one
+    monkeypatch.setitem(sys.modules, name, module)  # Numba looks for it there
     return module
 
 
