@@ -89,11 +89,15 @@ def choose_device(device, X, n_columns):
 
 
 class Backend(NamedTuple):
-    """What a device does, each function with the same parameters on all devices."""
+    """What a device does, each function with the same parameters on all devices.
+
+    `place` gives the model as the next two take it.  `kept` is a dictionary that
+    lives as long as the weights stay the same; a copy on a device is kept there.
+    """
 
     batch_size: object  # (options, n_samples): rows of a step
     train_all: object  # as `_softmax.train_all`
-    place: object  # (W, b, table, n_buckets, prepared): the model where it predicts
+    place: object  # (W, b, table, n_buckets, prepared, kept)
     bucket_proba: object  # (placed, X, log, divisor): (n, R, B), NumPy
     topk: object  # (placed, X, k, merge, log, divisor): classes and scores, NumPy
 
@@ -128,6 +132,11 @@ class _Placed(NamedTuple):
     prepared: object
 
 
+def _cpu_place(W, b, table, n_buckets, prepared, kept):
+    kept.clear()  # a device on which it predicted before
+    return _Placed(W, b, table, n_buckets, prepared)
+
+
 def _cpu_bucket_proba(placed, X, log, divisor):
     scores = _softmax.bucket_proba(X, placed.W, placed.b, placed.n_buckets, log)
     if divisor != 1:
@@ -143,7 +152,7 @@ def _cpu_topk(placed, X, k, merge, log, divisor):
 _CPU = Backend(
     batch_size=lambda options, n_samples: options["batch_size"],
     train_all=_softmax.train_all,
-    place=_Placed,
+    place=_cpu_place,
     bucket_proba=_cpu_bucket_proba,
     topk=_cpu_topk,
 )
@@ -216,8 +225,13 @@ def plan_training(free, shape, nnz, n_classes, n_repetitions, n_buckets, batch_s
     return at_a_time, n_bytes <= free - needed(at_a_time, n_buckets)
 
 
-def _gpu_place(number, W, b, table, n_buckets, prepared):
+def _gpu_place(number, W, b, table, n_buckets, prepared, kept):
+    on_host = _Placed(W, b, table, n_buckets, prepared)
+    model = kept.get(number)
+    if model is not None:
+        return model, on_host
     gpu = _gpu()
+    kept.clear()
     needed = 4 * (W.shape[0] * (b.size + 31) + table.size) + _GPU_WORKSPACE // 2
     free = gpu.free_memory(number)
     if needed > free:
@@ -226,8 +240,8 @@ def _gpu_place(number, W, b, table, n_buckets, prepared):
             f"memory to predict, but only {free} bytes ({format_bytes(free)}) are "
             "free. Set device_ = 'cpu' to predict on the CPU."
         )
-    model = gpu.Model(W, b, table, n_buckets, number)
-    return model, _Placed(W, b, table, n_buckets, prepared)
+    model = kept[number] = gpu.Model(W, b, table, n_buckets, number)
+    return model, on_host
 
 
 def _gpu_bucket_proba(placed, X, log, divisor):

@@ -280,9 +280,9 @@ def test_a_model_of_a_gpu_predicts_without_one(host_gpu, monkeypatch):
     X = sp.csr_matrix(X)
     model = learner(table, "cuda", max_iter=2).fit(X, y)
     labels, scores = model.predict_topk(X, 6, return_scores=True)
-    assert model._placed[0] == "cuda"
+    assert list(model._placed) == [0]
     copy = pickle.loads(pickle.dumps(model))
-    assert not hasattr(copy, "_placed")
+    assert copy._placed == {}
 
     def missing():
         raise ValueError("no GPU is visible")
