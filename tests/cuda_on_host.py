@@ -62,6 +62,7 @@ class Device(nullcontext):
     """A card of whose memory nothing is taken."""
 
     total, count = 1 << 33, 1
+    properties = {"name": b"the host", "totalGlobalMem": total}
     attributes = {"MultiProcessorCount": 2, "MaxSharedMemoryPerBlockOptin": 1 << 17}
 
     def __init__(self, id=0):
@@ -71,6 +72,9 @@ class Device(nullcontext):
     @property
     def mem_info(self):
         return self.total, self.total
+
+    def synchronize(self):
+        pass
 
 
 class Stream(nullcontext):
@@ -110,8 +114,14 @@ def load(folder, monkeypatch):
         Stream=Stream,
         Event=lambda disable_timing: Stream(),
         get_current_stream=Stream,
-        runtime=types.SimpleNamespace(getDeviceCount=lambda: Device.count),
+        runtime=types.SimpleNamespace(
+            getDeviceCount=lambda: Device.count,
+            getDeviceProperties=lambda number: Device.properties,
+            runtimeGetVersion=lambda: 0,
+            driverGetVersion=lambda: 0,
+        ),
     )
+    cupy.copyto, cupy.__version__ = np.copyto, "of the host"
     cupyx.empty_pinned = np.empty
 
     def raw_module(code, options):

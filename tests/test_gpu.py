@@ -4,10 +4,12 @@
 "cuda" is a real GPU.
 """
 
+import importlib.util
 import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cuda_on_host
 import numpy as np
@@ -350,6 +352,33 @@ def test_the_kernels_compile(folder, host_gpu, compiler):
 def test_importing_the_package_leaves_cupy_alone():
     code = "import sys, sklearn_mach; sys.exit('cupy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_benchmark_runs(host_gpu, monkeypatch, capsys):
+    path = Path(__file__).parents[1] / "examples" / "bench_gpu.py"
+    spec = importlib.util.spec_from_file_location("bench_gpu", path)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    small = {"n_repetitions": 2, "n_buckets": 32, "max_iter": 1, "learning_rate": 1.0}
+    sizes = {
+        "tokens": {"n_files": 2, "seeds": 1, "parameters": small},
+        "odp": {
+            "train": (100, 60, 20),
+            "n_test": 150,
+            "R": 3,
+            "B": 8,
+            "n_compared": 20,
+            "n_copied": 1000,
+        },
+        "dense": {"d": 8, "K": 20, "R": 2, "B": 16, "n_bytes": 10_000},
+    }
+    monkeypatch.setattr(bench, "FULL", sizes)
+    monkeypatch.setattr(sys, "argv", ["bench_gpu.py", "--here", *sizes])
+    bench.print_versions()
+    bench.main()
+    printed = capsys.readouterr().out
+    assert bench.failed == [] and "FAILED" not in printed
+    assert printed.count("peak memory of the device") == 3
 
 
 GB = 1 << 30
