@@ -104,13 +104,12 @@ def copy_bandwidth(cupy, n):
     return 2 * a.nbytes / device_seconds(cupy, lambda: cupy.copyto(b, a))
 
 
-def gemm_rate(cupy, n, d, width):
+def gemm_rate(gpu, n, d, width):
     """Operations per second of a float32 product of n rows and the weights."""
+    cupy = gpu.cupy
     a, b = cupy.ones((n, d), np.float32), cupy.ones((d, width), np.float32)
     out = cupy.empty((n, width), np.float32)
-    elapsed = device_seconds(
-        cupy, lambda: cupy.cublas.gemm("N", "N", a, b, out=out), repeats=10
-    )
+    elapsed = device_seconds(cupy, lambda: gpu.gemm(False, a, b, out), repeats=10)
     return 2 * n * d * width / elapsed
 
 
@@ -266,7 +265,7 @@ def odp_topk(gpu, sizes, model, X, y):
 
 def dense(gpu, sizes):
     """The shape of ImageNet-22K: dense rows, streamed from main memory."""
-    cupy, (d, K, R, B) = gpu.cupy, (sizes[name] for name in ("d", "K", "R", "B"))
+    d, K, R, B = (sizes[name] for name in ("d", "K", "R", "B"))
     n = int(sizes["n_bytes"] / (4 * d))
     free = _backends.free_memory()
     if free is not None:
@@ -296,7 +295,7 @@ def dense(gpu, sizes):
 
     train(min(n, 4096))  # compiles
     rate = (n - n // 4) / (train(n) - train(n // 4))
-    gemm = max(gemm_rate(cupy, rows, d, R * B) for rows in (1024, 8192))
+    gemm = max(gemm_rate(gpu, rows, d, R * B) for rows in (1024, 8192))
     ideal = gemm / (4 * d * R * B)  # two products a row
     what = f"ImageNet-22K's shape, {X.nbytes / 1e9:.1f} GB streamed"
     report(what, f"{rate:,.0f} rows/s")

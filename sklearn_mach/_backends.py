@@ -18,8 +18,9 @@ from ._progress import SilentTask
 _WORTH_A_GPU = 1e10
 _GPU_BATCH = 1024  # rows of a step
 _GPU_TOPK = 32  # the lists of the k best on a GPU get slow when they are longer
-# What a GPU needs beside weights and rows: cuBLAS, and chunks that are being sorted.
+# What a GPU needs beside weights, rows and a batch: cuBLAS, and chunks that are sorted.
 _GPU_WORKSPACE = 1 << 30
+_ENTRY_BYTES = 100  # of a non-zero that is being sorted
 
 
 def _gpu():
@@ -198,15 +199,21 @@ def plan_training(free, shape, nnz, n_classes, n_repetitions, n_buckets, batch_s
     weights of one repetition fit.
     """
     n_samples, n_features = shape
+    batch_size = min(batch_size, n_samples)
     n_rows = n_features + batch_size  # of weights, and of gradients
+    # Entries of a batch are sorted; of dense batches there are up to four copies.
+    workspace = 16 * batch_size * n_features
+    if nnz is not None:
+        workspace = _ENTRY_BYTES * batch_size * nnz // n_samples
+    workspace += _GPU_WORKSPACE
 
     def needed(repetitions, buckets):
         width = -(-repetitions * buckets // 32) * 32
-        return 4 * (n_rows * width + n_classes * repetitions) + _GPU_WORKSPACE
+        return 4 * (n_rows * width + n_classes * repetitions) + workspace
 
     if needed(1, n_buckets) > free:
-        columns = (free - _GPU_WORKSPACE - 4 * n_classes) // (4 * n_rows) // 32 * 32
-        advice = "Use fewer features, or device='cpu'."
+        columns = (free - workspace - 4 * n_classes) // (4 * n_rows) // 32 * 32
+        advice = "Use fewer features, a smaller batch_size, or device='cpu'."
         if columns >= 2:
             advice = (
                 f"n_buckets={columns} fits with any n_repetitions, which are then "

@@ -251,9 +251,10 @@ class MACHClassifier(
     its end is what the fit would give if it ended then, other blocks standing where
     they are and the three scalars not yet fitted.  A callback that returns True at the
     end of an epoch stops the block.  Sparse rows are trained in `n_jobs` blocks and
-    dense rows in blocks of about 512 columns R B.  On a GPU, callbacks are told of the
-    repetitions that it trains together, not of their epochs.  Where joblib trains the
-    repetitions in other processes, only the begin and end of the fit are told.
+    dense rows in blocks of about 512 columns R B.  On GPUs a block is what one trains
+    at a time, and the weights of other GPUs are handed over as they were last copied.
+    Where joblib trains the repetitions in other processes, only the begin and end of
+    the fit are told.
 
     References
     ----------

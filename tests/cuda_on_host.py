@@ -11,6 +11,7 @@ import subprocess
 import sys
 import types
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,7 @@ class Device(nullcontext):
 
     def __init__(self, id=0):
         super().__init__(self)
-        self.id = id
+        self.id, self.cublas_handle = id, None
 
     @property
     def mem_info(self):
@@ -84,13 +85,27 @@ class Stream(nullcontext):
     def synchronize(self):
         pass
 
-    def record(self):
-        pass
+
+class Cublas:
+    """The mode of the products: 0 is float32, 3 is TF32."""
+
+    CUBLAS_DEFAULT_MATH = 0
+
+    def __init__(self):
+        self.mode = 3  # as if another library had asked for it
+
+    def getMathMode(self, handle):
+        return self.mode
+
+    def setMathMode(self, handle, mode):
+        self.mode = mode
 
 
-def _gemm(transa, transb, a, b, out=None, alpha=1.0, beta=0.0):
+def _gemm(cublas, transa, transb, a, b, out=None, alpha=1.0, beta=0.0):
     a, b = (m if t == "N" else m.T for m, t in ((a, transa), (b, transb)))
     assert a.dtype == b.dtype == out.dtype == np.float32
+    if cublas.mode == 3:  # 10 bits of the fraction
+        a, b = ((m.view(np.int32) & -(1 << 13)).view(np.float32) for m in (a, b))
     with np.errstate(all="ignore"):  # a GPU warns of nothing
         product = np.float32(alpha) * (a @ b)
         out[...] = product + (np.float32(beta) * out if beta else 0)
@@ -106,13 +121,14 @@ def load(folder, monkeypatch):
     cupy.argsort = _device_array(lambda a: np.argsort(a, kind="stable"))
     cupy.asarray = _device_array(np.array)  # a copy, as from host to device
     cupy.cublas = types.ModuleType("cupy.cublas")
-    cupy.cublas.gemm = _gemm
+    cublas = Cublas()
+    cupy.cublas.gemm = partial(_gemm, cublas)
     pool = types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
     cupy.get_default_memory_pool = lambda: pool
     cupy.cuda = types.SimpleNamespace(
         Device=Device,
         Stream=Stream,
-        Event=lambda disable_timing: Stream(),
+        cublas=cublas,
         get_current_stream=Stream,
         runtime=types.SimpleNamespace(
             getDeviceCount=lambda: Device.count,

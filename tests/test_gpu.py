@@ -300,6 +300,78 @@ def test_a_model_of_a_gpu_predicts_without_one(host_gpu, monkeypatch):
         copy.fit(X, y)
 
 
+def test_products_are_in_tf32_only_if_cupy_is_asked_for_it(host_gpu, monkeypatch):
+    X, y, _, table = problem()
+    monkeypatch.delenv("CUPY_TF32", raising=False)
+    plain = fitted(X, y, table)
+    monkeypatch.setenv("CUPY_TF32", "0")
+    for a, b in zip(plain, fitted(X, y, table), strict=True):
+        assert_array_equal(a, b)
+    monkeypatch.setenv("CUPY_TF32", "1")
+    for a, b in zip(plain, fitted(X, y, table), strict=True):
+        assert 1e-5 < np.abs(a - b).max() < 2e-2  # ten bits of the numbers
+    assert host_gpu.cupy.cuda.cublas.mode == 3  # as it was found
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_callbacks_are_told_of_turns_and_their_epochs(host_gpu, monkeypatch, sparse):
+    pytest.importorskip("sklearn.callback", reason="scikit-learn before 1.9")
+    X, y, _, table = problem()
+    X = sp.csr_matrix(X) if sparse else X
+    monkeypatch.setattr(_backends, "plan_training", lambda *args: (2, True))
+    calls, weights = [], []
+
+    class Recorder:
+        def setup(self, estimator, context):
+            pass
+
+        def teardown(self, estimator, context):
+            pass
+
+        def on_fit_task_begin(self, estimator, context):
+            calls.append(("begin", context.task_name, context.task_id))
+
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+            calls.append(("end", context.task_name, context.task_id))
+            if context.task_name == "epoch":
+                fitted_estimator.predict(X)
+                weights.append(fitted_estimator.coef_.copy())
+                return context.parent.task_id == 2  # the second turn stops early
+
+    silent = fitted(X, y, table)
+    model = learner(table, "cuda", max_iter=2, batch_size=4)
+    model.set_callbacks(Recorder()).fit(X, y)
+    epochs = [[(at, "epoch", e) for at in ("begin", "end")] for e in range(2)]
+    assert calls == [
+        ("begin", "fit", 0),
+        ("begin", "repetitions", 0),
+        *epochs[0],
+        *epochs[1],
+        ("end", "repetitions", 0),
+        ("begin", "repetitions", 2),
+        *epochs[0],
+        ("end", "repetitions", 2),
+        ("end", "fit", 0),
+    ]
+    assert_array_equal(model.coef_[:2], silent[0][:2])
+    assert np.abs(model.coef_[2] - silent[0][2]).max() > 1e-3
+    assert np.abs(weights[0][:2] - silent[0][:2]).max() > 1e-3
+    assert_array_equal(weights[1][:2], silent[0][:2])
+    assert not weights[1][2].any()  # its turn has not come
+    assert_array_equal(weights[2], model.coef_)
+
+
+def test_verbose_prints_the_epochs_of_each_turn(host_gpu, monkeypatch, capsys):
+    X, y, _, table = problem()
+    monkeypatch.setattr(_backends, "plan_training", lambda *args: (2, True))
+    learner(table, "cuda", max_iter=2, verbose=1).fit(X, y)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        f"part {part}/2, epoch {epoch}/2" for part in (1, 2) for epoch in (1, 2)
+    ]
+    assert all("training loss" in line and "s left" in line for line in lines)
+
+
 def test_overflow_is_reported(host_gpu):
     X, y, _, table = problem()
     model = learner(table, "cuda", learning_rate=1e30)
@@ -384,16 +456,24 @@ def test_the_benchmark_runs(host_gpu, monkeypatch, capsys):
 GB = 1 << 30
 
 
-def plan(free, shape=(1000, 1_000_000), nnz=50_000, R=8, B=64):
+def plan(free, shape=(1_000_000, 1_000_000), nnz=50_000_000, R=8, B=64):
     return _backends.plan_training(free, shape, nnz, 100, R, B, 1024)
 
 
 def test_the_plan_fits_the_memory():
     assert plan(8 * GB) == (8, True)
-    assert plan(2 * GB) == (4, True)
-    assert plan(2 * GB, nnz=10**9) == (4, False)
-    assert plan(8 * GB, nnz=None) == (8, True)
-    assert plan(8 * GB, shape=(10_000, 1_000_000), nnz=None) == (8, False)
+    assert plan(2 * GB, nnz=5_000_000) == (4, True)
+    assert plan(2 * GB, nnz=10**9) == (3, False)
+    assert plan(8 * GB, shape=(100_000, 10_000), nnz=None) == (8, True)
+    assert plan(8 * GB, shape=(1_000_000, 10_000), nnz=None) == (8, False)
+
+
+def test_the_plan_leaves_room_for_a_batch():
+    assert plan(8 * GB, nnz=10**11 // 50, B=32) == (8, False)
+    with pytest.raises(MemoryError, match="smaller batch_size"):
+        plan(8 * GB, nnz=10**11)
+    with pytest.raises(MemoryError, match="smaller batch_size"):
+        plan(8 * GB, nnz=None)
 
 
 def test_a_plan_that_cannot_fit_names_sizes_that_do():
