@@ -313,6 +313,42 @@ def gemm(transposed, a, b, out, alpha=1.0, beta=0.0):
         cublas.setMathMode(handle, before)
 
 
+def _threads(pitch):
+    """Threads of a block that has a row of weights to read, four numbers each."""
+    return min(pitch // 4 + 31, _THREADS) // 32 * 32
+
+
+def _score_rows(n_rows, rows, W, b, scale, shape, mode, Z, learn=None):
+    """Launch the kernel, which makes the logits of a batch, and of them what `mode` is.
+
+    rows : the CSR rows as `_Rows` gives them, or None if their products are in Z
+    shape : numbers of repetitions and of buckets
+    learn : y, table, step, weight, rate, factor and losses, which gradients need
+    """
+    pitch = W.shape[1]
+    y, table, step, weight, rate, factor, losses = learn or (b, b, b, b, b, 0, b)
+    _kernels(cupy.cuda.Device().id).score_rows(
+        (n_rows,),
+        (_threads(pitch),),
+        (
+            np.int32(rows is not None),
+            *(rows or (b, b, b, b)),  # what is not read is any array
+            W,
+            b,
+            np.float32(scale),
+            *(np.int32(v) for v in (*shape, pitch, mode)),
+            y,
+            table,
+            step,
+            weight,
+            rate,
+            np.float32(factor),
+            Z,
+            losses,
+        ),
+    )
+
+
 # Copies ---------------------------------------------------------------------------
 
 
@@ -394,7 +430,6 @@ class _Rows:
                 if following is not None:
                     pending = pool.submit(load, following)
                 yield chunk
-                del chunk
                 # Kernels have read it before its memory is given to another load.
                 cupy.cuda.get_current_stream().synchronize()
 
@@ -486,7 +521,6 @@ class _Turn:
         self.Z = cupy.zeros((n_rows, self.pitch), np.float32)
         self.gain = cupy.asarray(settings.gain)
         self.kernels = _kernels(cupy.cuda.Device().id)
-        self.threads = min(self.pitch // 4 + 31, _THREADS) // 32 * 32
         self.bound = 2.0 if rows.sparse else np.inf  # dense steps are cut beforehand
 
     def train(self, task, part):
@@ -533,7 +567,7 @@ class _Turn:
         s, size = self.settings, self.settings.batch_size
         total = s.weight[order].sum(dtype=np.float64)
         loss = np.zeros(self.R)
-        device_rate = cupy.asarray(rate)
+        device_rate, dense = cupy.asarray(rate), not self.rows.sparse
         tasks = self._tasks(order)
         chunks = self.rows.chunks([order[task] for task in tasks])
         for task, chunk in zip(tasks, chunks, strict=True):
@@ -547,19 +581,38 @@ class _Turn:
                 )
             )
             losses = cupy.zeros((len(part), self.R), np.float32)
-            if learn and self.rows.sparse:
+            if learn and not dense:
                 transposed = self._transpose(chunk, part)
             for t in range(0, len(part), size):
                 batch = slice(t, min(t + size, len(part)))
                 n_rows = batch.stop - t
                 done = (task.start + t) / len(order)
                 factor = decay[0] + (decay[1] - decay[0]) * done
-                X = self._product(chunk, batch)
-                args = y[batch], step[batch], weight[batch], device_rate, factor
-                self._score(X, n_rows, *args, losses[batch])
+                X = chunk[batch] if dense else (*chunk[:3], chunk[3][batch])
+                if dense:
+                    gemm(False, X, self.W, self.Z[:n_rows])
+                _score_rows(
+                    n_rows,
+                    None if dense else X,
+                    self.W,
+                    self.b,
+                    self.scale,
+                    (self.R, self.B),
+                    _GRADIENT,
+                    self.Z,
+                    (
+                        y[batch],
+                        self.table,
+                        step[batch],
+                        weight[batch],
+                        device_rate,
+                        factor,
+                        losses[batch],
+                    ),
+                )
                 if not learn:
                     continue
-                entries = transposed(t // size) if self.rows.sparse else None
+                entries = None if dense else transposed(t // size)
                 self._update(X, entries, n_rows, step[batch], device_rate, factor)
                 if s.penalty:
                     self.scale /= 1 + s.penalty * factor * n_rows
@@ -583,50 +636,16 @@ class _Turn:
             start = tasks[-1].stop
         return tasks
 
-    def _product(self, chunk, batch):
-        """The rows of a batch as `score_rows` wants them; dense: their products too."""
-        if self.rows.sparse:
-            return (*chunk[:3], chunk[3][batch])
-        X = chunk[batch]
-        gemm(False, X, self.W, self.Z[: len(X)])
-        return X
-
-    def _score(self, X, n_rows, y, step, weight, rate, factor, losses):
-        """Gradients to Z (n_rows, pitch), and the losses (n_rows, R)."""
-        args = X if self.rows.sparse else _no_rows(self.W, y)
-        self.kernels.score_rows(
-            (n_rows,),
-            (self.threads,),
-            (
-                np.int32(self.rows.sparse),
-                *args,
-                self.W,
-                self.b,
-                np.float32(self.scale),
-                np.int32(self.R),
-                np.int32(self.B),
-                np.int32(self.pitch),
-                np.int32(_GRADIENT),
-                y,
-                self.table,
-                step,
-                weight,
-                rate,
-                np.float32(factor),
-                self.Z,
-                losses,
-            ),
-        )
-
     def _update(self, X, entries, n_rows, step, rate, factor):
         """The step of a batch, whose gradients are in Z."""
         if entries is None:
             gemm(True, X * self.gain, self.Z[:n_rows], self.W, -1 / self.scale, 1.0)
-            entries = 0, self.table, self.table, self.table, self.b  # intercept only
+            entries = 0, *[self.b] * 4  # intercept only
         n_features, *entries = entries
+        threads = _threads(self.pitch)
         self.kernels.update(
-            (n_features + 1, -(-self.pitch // (4 * self.threads))),
-            (self.threads,),
+            (n_features + 1, -(-self.pitch // (4 * threads))),
+            (threads,),
             (
                 *entries,
                 step,
@@ -693,11 +712,6 @@ class _Turn:
             self.scale = 1.0
 
 
-def _no_rows(floats, ints):
-    """Arrays in place of those of a CSR matrix, which are not read."""
-    return floats, ints, ints, ints
-
-
 # Predicting -----------------------------------------------------------------------
 
 
@@ -745,7 +759,7 @@ class Model:
                 cupy.arange(n, dtype=np.int32),
             ]
         else:
-            rows = _no_rows(self.W, self.table)
+            rows = None
             block = cupy.zeros((_PREDICTED, X.shape[1]), np.float32)
             product = cupy.empty((_PREDICTED, pitch), np.float32)
             for start in range(0, n, _PREDICTED):
@@ -753,27 +767,8 @@ class Model:
                 _to_device(part, np.float32, out=block[: len(part)])
                 gemm(False, block, self.W, product)
                 Z[start : start + len(part)] = product[: len(part)]
-        threads = min(pitch // 4 + 31, _THREADS) // 32 * 32
-        none = self.table, self.table, self.b, self.b, self.b
-        _kernels(self.device).score_rows(
-            (n,),
-            (threads,),
-            (
-                np.int32(sparse),
-                *rows,
-                self.W,
-                self.b,
-                np.float32(1),
-                np.int32(self.R),
-                np.int32(self.B),
-                np.int32(pitch),
-                np.int32(_LOG_PROBA if log else _PROBA),
-                *none,
-                np.float32(0),
-                Z,
-                self.b,
-            ),
-        )
+        shape, mode = (self.R, self.B), _LOG_PROBA if log else _PROBA
+        _score_rows(n, rows, self.W, self.b, 1, shape, mode, Z)
         Z = cupy.ascontiguousarray(Z[:, : self.R * self.B])
         if divisor != 1:
             Z /= np.float32(divisor)
