@@ -506,8 +506,8 @@ class _Turn:
     def __init__(self, rows, y, table, W, b, turn, zero, settings, n_features):
         self.rows, self.y, self.settings, self.d = rows, y, settings, n_features
         self.R, self.B = len(turn), b.size // table.shape[1]
-        self.columns = slice(turn[0] * self.B, (turn[-1] + 1) * self.B)
-        self.host = W[:, self.columns], b[self.columns]
+        columns = slice(turn[0] * self.B, (turn[-1] + 1) * self.B)
+        self.host = W[:, columns], b[columns]
         width = self.R * self.B
         self.pitch = padded(width)
         self.W = cupy.zeros((n_features, self.pitch), np.float32)
@@ -530,8 +530,6 @@ class _Turn:
         """
         s = self.settings
         rate = np.ones(self.R, np.float32)
-        if s.rate is not None:
-            rate = s.rate.copy()
         best, since_best = np.full(self.R, np.inf), np.zeros(self.R, np.int64)
         started = time.perf_counter()
         for epoch, decay in enumerate(s.decay):
@@ -566,7 +564,7 @@ class _Turn:
         """One pass over the rows `order`; the mean loss of each repetition (R,)."""
         s, size = self.settings, self.settings.batch_size
         total = s.weight[order].sum(dtype=np.float64)
-        loss = np.zeros(self.R)
+        loss = cupy.zeros(self.R, np.float64)  # there, so that no chunk waits for it
         device_rate, dense = cupy.asarray(rate), not self.rows.sparse
         tasks = self._tasks(order)
         chunks = self.rows.chunks([order[task] for task in tasks])
@@ -618,10 +616,10 @@ class _Turn:
                     self.scale /= 1 + s.penalty * factor * n_rows
                     if self.scale < 1e-4:
                         self._rescale(rate)
-            loss += losses.sum(axis=0, dtype=np.float64).get()
+            loss += losses.sum(axis=0, dtype=np.float64)
         if learn:
             self._rescale(rate)
-        return loss / max(total, np.finfo(float).tiny)
+        return loss.get() / max(total, np.finfo(float).tiny)
 
     def _tasks(self, order):
         """Slices of the rows, of whole batches, for the chunks."""
@@ -702,7 +700,7 @@ class _Turn:
         return entries
 
     def _rescale(self, rate):
-        """Multiply the weights of the active repetitions by the scale, which is 1."""
+        """Multiply the weights of active repetitions by the scale, which is 1 then."""
         if self.scale != 1:
             columns = np.ones(self.pitch, np.float32)
             columns[: self.R * self.B] = np.repeat(

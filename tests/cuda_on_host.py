@@ -1,8 +1,9 @@
 """Enough of CuPy, in NumPy, to run `sklearn_mach._gpu` where there is no GPU.
 
 The kernels are compiled for the host by g++ (`cuda_on_host.cpp`), the arrays are
-NumPy's.  This checks the logic of the kernels and of their host code; what it cannot
-check is CuPy itself, races between streams, and anything about time.
+NumPy's.  This checks the logic of the kernels and of their host code, and that no
+buffer is used again before it has been copied; what it cannot check is CuPy itself,
+races between streams, and anything about time.
 """
 
 import ctypes
@@ -27,9 +28,11 @@ class Array(np.ndarray):
         out[...] = self
 
     def set(self, array, stream=None):
+        """Copy from the host as late as may be: when the stream is synchronised."""
         assert array.dtype == self.dtype and array.shape == self.shape
         assert array.flags.c_contiguous and self.flags.c_contiguous
-        self[...] = array
+        self[...] = 0
+        (stream or default_stream).copies.append((self, array))
 
 
 def _device_array(function):
@@ -81,9 +84,15 @@ class Device(nullcontext):
 class Stream(nullcontext):
     def __init__(self, non_blocking=False):
         super().__init__(self)
+        self.copies = []
 
     def synchronize(self):
-        pass
+        for device, host in self.copies:
+            device[...] = host
+        self.copies.clear()
+
+
+default_stream = Stream()
 
 
 class Cublas:
@@ -129,7 +138,7 @@ def load(folder, monkeypatch):
         Device=Device,
         Stream=Stream,
         cublas=cublas,
-        get_current_stream=Stream,
+        get_current_stream=lambda: default_stream,
         runtime=types.SimpleNamespace(
             getDeviceCount=lambda: Device.count,
             getDeviceProperties=lambda number: Device.properties,
