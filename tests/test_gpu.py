@@ -171,7 +171,8 @@ def test_predictions_equal_the_reference(device, sparse):
     X, y, _, table = problem()
     rows = sp.csr_matrix(X) if sparse else X
     for decoder, merge in (("log_mean", "sum"), ("min", "min"), ("median", "median")):
-        model = learner(table, device, max_iter=2, decoder=decoder).fit(rows, y)
+        model = learner(table, device, max_iter=2, decoder=decoder, n_jobs=2)
+        model.fit(rows, y)
         W, b = model.coef_.astype(float), model.intercept_.astype(float)
         scores = reference.bucket_log_proba(X, W, b)
         scores = scores / 3 if merge == "sum" else np.exp(scores)
@@ -185,6 +186,8 @@ def test_predictions_equal_the_reference(device, sparse):
         assert_array_equal(values, best[1])
         one = np.concatenate([model.predict_topk(rows[i : i + 1], 4) for i in range(9)])
         assert_array_equal(one, classes[:9])
+        *_, last = model.staged_predict_topk(rows, 4)
+        assert_array_equal(last, classes)
 
 
 @pytest.mark.parametrize(
@@ -285,6 +288,9 @@ def test_a_model_of_a_gpu_predicts_without_one(host_gpu, monkeypatch):
     assert list(model._placed) == [0]
     copy = pickle.loads(pickle.dumps(model))
     assert copy._placed == {}
+    model.device_ = "cpu"
+    model.predict(X)
+    assert model._placed == {}  # the memory of the device is given back
 
     def missing():
         raise ValueError("no GPU is visible")
