@@ -18,8 +18,9 @@ from ._progress import SilentTask
 _WORTH_A_GPU = 1e10
 _GPU_BATCH = 1024  # rows of a step
 _GPU_TOPK = 32  # the lists of the k best on a GPU get slow when they are longer
-# What a GPU needs beside weights and rows: cuBLAS, and chunks that are being sorted.
+# What a GPU needs beside weights, rows and a batch: cuBLAS, and chunks that are sorted.
 _GPU_WORKSPACE = 1 << 30
+_ENTRY_BYTES = 100  # of a non-zero that is being sorted
 
 
 def _gpu():
@@ -89,11 +90,15 @@ def choose_device(device, X, n_columns):
 
 
 class Backend(NamedTuple):
-    """What a device does, each function with the same parameters on all devices."""
+    """What a device does, each function with the same parameters on all devices.
+
+    `place` gives the model as the next two take it.  `kept` is a dictionary that
+    lives as long as the weights stay the same; a copy on a device is kept there.
+    """
 
     batch_size: object  # (options, n_samples): rows of a step
     train_all: object  # as `_softmax.train_all`
-    place: object  # (W, b, table, n_buckets, prepared): the model where it predicts
+    place: object  # (W, b, table, n_buckets, prepared, kept)
     bucket_proba: object  # (placed, X, log, divisor): (n, R, B), NumPy
     topk: object  # (placed, X, k, merge, log, divisor): classes and scores, NumPy
 
@@ -128,6 +133,11 @@ class _Placed(NamedTuple):
     prepared: object
 
 
+def _cpu_place(W, b, table, n_buckets, prepared, kept):
+    kept.clear()  # a device on which it predicted before
+    return _Placed(W, b, table, n_buckets, prepared)
+
+
 def _cpu_bucket_proba(placed, X, log, divisor):
     scores = _softmax.bucket_proba(X, placed.W, placed.b, placed.n_buckets, log)
     if divisor != 1:
@@ -143,7 +153,7 @@ def _cpu_topk(placed, X, k, merge, log, divisor):
 _CPU = Backend(
     batch_size=lambda options, n_samples: options["batch_size"],
     train_all=_softmax.train_all,
-    place=_Placed,
+    place=_cpu_place,
     bucket_proba=_cpu_bucket_proba,
     topk=_cpu_topk,
 )
@@ -189,15 +199,21 @@ def plan_training(free, shape, nnz, n_classes, n_repetitions, n_buckets, batch_s
     weights of one repetition fit.
     """
     n_samples, n_features = shape
+    batch_size = min(batch_size, n_samples)
     n_rows = n_features + batch_size  # of weights, and of gradients
+    # Entries of a batch are sorted; of dense batches there are up to four copies.
+    workspace = 16 * batch_size * n_features
+    if nnz is not None:
+        workspace = _ENTRY_BYTES * batch_size * nnz // n_samples
+    workspace += _GPU_WORKSPACE
 
     def needed(repetitions, buckets):
         width = -(-repetitions * buckets // 32) * 32
-        return 4 * (n_rows * width + n_classes * repetitions) + _GPU_WORKSPACE
+        return 4 * (n_rows * width + n_classes * repetitions) + workspace
 
     if needed(1, n_buckets) > free:
-        columns = (free - _GPU_WORKSPACE - 4 * n_classes) // (4 * n_rows) // 32 * 32
-        advice = "Use fewer features, or device='cpu'."
+        columns = (free - workspace - 4 * n_classes) // (4 * n_rows) // 32 * 32
+        advice = "Use fewer features, a smaller batch_size, or device='cpu'."
         if columns >= 2:
             advice = (
                 f"n_buckets={columns} fits with any n_repetitions, which are then "
@@ -216,8 +232,13 @@ def plan_training(free, shape, nnz, n_classes, n_repetitions, n_buckets, batch_s
     return at_a_time, n_bytes <= free - needed(at_a_time, n_buckets)
 
 
-def _gpu_place(number, W, b, table, n_buckets, prepared):
+def _gpu_place(number, W, b, table, n_buckets, prepared, kept):
+    on_host = _Placed(W, b, table, n_buckets, prepared)
+    model = kept.get(number)
+    if model is not None:
+        return model, on_host
     gpu = _gpu()
+    kept.clear()
     needed = 4 * (W.shape[0] * (b.size + 31) + table.size) + _GPU_WORKSPACE // 2
     free = gpu.free_memory(number)
     if needed > free:
@@ -226,8 +247,8 @@ def _gpu_place(number, W, b, table, n_buckets, prepared):
             f"memory to predict, but only {free} bytes ({format_bytes(free)}) are "
             "free. Set device_ = 'cpu' to predict on the CPU."
         )
-    model = gpu.Model(W, b, table, n_buckets, number)
-    return model, _Placed(W, b, table, n_buckets, prepared)
+    model = kept[number] = gpu.Model(W, b, table, n_buckets, number)
+    return model, on_host
 
 
 def _gpu_bucket_proba(placed, X, log, divisor):

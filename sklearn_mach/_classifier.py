@@ -250,9 +250,10 @@ class MACHClassifier(
     its end is what the fit would give if it ended then, other blocks standing where
     they are and the three scalars not yet fitted.  A callback that returns True at the
     end of an epoch stops the block.  Sparse rows are trained in `n_jobs` blocks and
-    dense rows in blocks of about 512 columns R B.  On a GPU, callbacks are told of the
-    repetitions that it trains together, not of their epochs.  Where joblib trains the
-    repetitions in other processes, only the begin and end of the fit are told.
+    dense rows in blocks of about 512 columns R B.  On GPUs a block is what one trains
+    at a time, and the weights of other GPUs are handed over as they were last copied.
+    Where joblib trains the repetitions in other processes, only the begin and end of
+    the fit are told.
 
     References
     ----------
@@ -758,7 +759,7 @@ class MACHClassifier(
         self.n_repetitions_, self.n_buckets_ = plan.n_repetitions, plan.n_buckets
         self.bucket_table_ = plan.table
         self._prepared = prepare(plan.table, plan.n_buckets)
-        self.__dict__.pop("_placed", None)
+        self.__dict__.setdefault("_placed", {}).clear()  # copies on a device
         if self.estimator is None:
             self._train_softmax(method, X, y, weight, plan, task)
             self.__dict__.pop("estimators_", None)
@@ -935,9 +936,7 @@ class MACHClassifier(
         check_is_fitted(self)
         self._check_k(k)
         X = self._validate(X)
-        merge, n_jobs = self._merge(), effective_n_jobs(self.n_jobs)
-        if self._device() != "cpu":
-            n_jobs = 1  # the device is busy with one chunk
+        merge, n_jobs = self._merge(), self._n_threads()
         chunks = self._chunks(X.shape[0], n_jobs)
         if len(chunks) == 1:
             parts = [self._topk(X, k, merge)]
@@ -1127,20 +1126,20 @@ class MACHClassifier(
         """The device that predicts: that of `fit`, or the CPU if it does not answer."""
         return predicting_device(self.device_) if hasattr(self, "_weights") else "cpu"
 
-    def _place(self, device):
-        """The model on the device, copied there once."""
-        if getattr(self, "_placed", (None,))[0] != device:
-            place = backend(device).place
-            model = self._weights, self._intercepts, self.bucket_table_
-            self._placed = device, place(*model, self.n_buckets_, self._prepared)
-        return self._placed[1]
+    def _n_threads(self):
+        """Threads that predict; a GPU is busy with one chunk."""
+        return effective_n_jobs(self.n_jobs) if self._device() == "cpu" else 1
+
+    def _place(self):
+        """The functions of the device that predicts, and the model as they take it."""
+        functions = backend(self._device())
+        model = self._weights, self._intercepts, self.bucket_table_, self.n_buckets_
+        return functions, functions.place(*model, self._prepared, self._placed)
 
     def _topk(self, X, k, merge):
-        device = self._device()
-        if device != "cpu":
-            log = self.decoder == "log_mean"
-            divisor = self.n_repetitions_ if merge == "sum" else 1
-            return backend(device).topk(self._place(device), X, k, merge, log, divisor)
+        if hasattr(self, "_weights"):
+            functions, model = self._place()
+            return functions.topk(model, X, k, merge, *self._scale())
         scores = self._bucket_scores(X)
         return decode_topk(
             scores, self.bucket_table_, k, merge=merge, prepared=self._prepared
@@ -1148,7 +1147,7 @@ class MACHClassifier(
 
     def _stages(self, X, k, return_scores):
         """Labels, and scores if wanted, of stage after stage."""
-        n_jobs = effective_n_jobs(self.n_jobs)
+        n_jobs = self._n_threads()
 
         def decode(rows):
             scores = self._bucket_scores(X[rows])
@@ -1157,7 +1156,7 @@ class MACHClassifier(
             )
             return indices, values if return_scores else None
 
-        parts = Parallel(n_jobs=self.n_jobs, prefer="threads")(
+        parts = Parallel(n_jobs=n_jobs, prefer="threads")(
             delayed(decode)(rows) for rows in self._chunks(X.shape[0], n_jobs)
         )
         for r in range(self.n_repetitions_):
@@ -1190,31 +1189,30 @@ class MACHClassifier(
             )
         return out
 
-    def _bucket_scores(self, X):
-        """(Log) probabilities of the buckets, float32 of shape (n, R, B).
+    def _scale(self):
+        """Whether bucket scores are logarithms, and what they are divided by.
 
-        Divided by R where the decoder adds them, so that all methods compare the very
-        same numbers.
+        By R where the decoder adds them, so that all methods compare the very same
+        numbers.
         """
-        log = self.decoder == "log_mean"
-        device = self._device()
-        if device != "cpu":
-            out = backend(device).bucket_proba(self._place(device), X, log, 1)
-        elif hasattr(self, "_weights"):
-            out = _softmax.bucket_proba(
-                X, self._weights, self._intercepts, self.n_buckets_, log
-            )
-        else:
-            shape = (X.shape[0], self.n_repetitions_, self.n_buckets_)
-            out = np.zeros(shape, np.float32)
-            for r, estimator in enumerate(self.estimators_):
-                out[:, r, estimator.classes_] = _estimator_proba(estimator, X)
-            out *= 1 - _SMOOTHING
-            out += _SMOOTHING / self.n_buckets_
-            if log:
-                np.log(out, out=out)
-        if self._merge() == "sum":
-            out /= np.float32(self.n_repetitions_)
+        divisor = self.n_repetitions_ if self._merge() == "sum" else 1
+        return self.decoder == "log_mean", divisor
+
+    def _bucket_scores(self, X):
+        """Bucket scores, scaled for the decoder: float32 of shape (n, R, B)."""
+        log, divisor = self._scale()
+        if hasattr(self, "_weights"):
+            functions, model = self._place()
+            return functions.bucket_proba(model, X, log, divisor)
+        shape = (X.shape[0], self.n_repetitions_, self.n_buckets_)
+        out = np.zeros(shape, np.float32)
+        for r, estimator in enumerate(self.estimators_):
+            out[:, r, estimator.classes_] = _estimator_proba(estimator, X)
+        out *= 1 - _SMOOTHING
+        out += _SMOOTHING / self.n_buckets_
+        if log:
+            np.log(out, out=out)
+        out /= np.float32(divisor)
         return out
 
     def __getstate__(self):
@@ -1226,6 +1224,7 @@ class MACHClassifier(
     def __setstate__(self, state):
         super().__setstate__(state)
         if hasattr(self, "bucket_table_"):
+            self._placed = {}
             self._prepared = prepare(self.bucket_table_, self.n_buckets_)
 
     # Looking inside -----------------------------------------------------------------

@@ -15,6 +15,7 @@ R B = 800.  Sorting moves about 100 bytes for each non-zero, however large R B i
 Weights lie as on the CPU, feature-major, in rows padded to 32 numbers.
 """
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -28,12 +29,15 @@ import scipy.sparse as sp
 
 from ._compat import njit
 from ._progress import SilentTask
+from ._softmax import _report
 
 _ENTRIES = 1 << 22  # non-zeros of a chunk, or numbers of a dense one / 16
 _THREADS = 256  # of a block of the learner
 _TOPK_THREADS = 512
 _PIECE = 1 << 24  # numbers copied through a pinned buffer at a time
 _PREDICTED = 256  # rows of a dense product: always so many, so that sums do not differ
+_MAX_SPLITS = 64  # of the classes: their lists are merged by one thread for each row
+_TF32_MATH = 3  # CUBLAS_TF32_TENSOR_OP_MATH, which CuPy does not name
 _GRADIENT, _LOG_PROBA, _PROBA = range(3)
 
 SOURCE = r"""
@@ -118,8 +122,8 @@ extern "C" __global__ void score_rows(
 // place of the row in its batch, and the value.
 extern "C" __global__ void list_entries(
     const float* data, const int* indices, const long long* indptr, const int* rows,
-    const int* first, int batch_size, int n_features, long long* key, int* place,
-    float* value)
+    const long long* first, int batch_size, int n_features, long long* key,
+    int* place, float* value)
 {
     const int t = blockIdx.x;
     const long long start = indptr[rows[t]];
@@ -265,9 +269,17 @@ _NAMES = ("score_rows", "list_entries", "update", "search", "merge_lists")
 
 @cache
 def _kernels(device):
-    """The kernels, compiled for a device: CuPy keeps the binaries on disk."""
+    """The kernels, compiled for the current device, and what they ask of it.
+
+    CuPy keeps the binaries on disk.
+    """
     module = cupy.RawModule(code=SOURCE, options=("-std=c++17",))
-    return SimpleNamespace(**{name: module.get_function(name) for name in _NAMES})
+    kernels = SimpleNamespace(**{name: module.get_function(name) for name in _NAMES})
+    attributes = cupy.cuda.Device(device).attributes
+    kernels.n_processors = attributes["MultiProcessorCount"]
+    kernels.shared_bytes = attributes["MaxSharedMemoryPerBlockOptin"]
+    kernels.search.max_dynamic_shared_size_bytes = kernels.shared_bytes
+    return kernels
 
 
 def n_devices():
@@ -284,6 +296,57 @@ def free_memory(device):
 def padded(width):
     """Numbers in a row of weights on the device."""
     return -(-width // 32) * 32
+
+
+def gemm(transposed, a, b, out, alpha=1.0, beta=0.0):
+    """out = alpha * op(a) b + beta * out, float32, by cuBLAS.
+
+    In TF32 only where CuPy is asked for it, by the environment variable CUPY_TF32=1.
+    """
+    cublas, handle = cupy.cuda.cublas, cupy.cuda.Device().cublas_handle
+    tf32 = int(os.environ.get("CUPY_TF32", "0")) > 0
+    before = cublas.getMathMode(handle)
+    cublas.setMathMode(handle, _TF32_MATH if tf32 else cublas.CUBLAS_DEFAULT_MATH)
+    try:
+        cupy.cublas.gemm("T" if transposed else "N", "N", a, b, out, alpha, beta)
+    finally:
+        cublas.setMathMode(handle, before)
+
+
+def _threads(pitch):
+    """Threads of a block that has a row of weights to read, four numbers each."""
+    return min(pitch // 4 + 31, _THREADS) // 32 * 32
+
+
+def _score_rows(n_rows, rows, W, b, scale, shape, mode, Z, learn=None):
+    """Launch the kernel, which makes the logits of a batch, and of them what `mode` is.
+
+    rows : the CSR rows as `_Rows` gives them, or None if their products are in Z
+    shape : numbers of repetitions and of buckets
+    learn : y, table, step, weight, rate, factor and losses, which gradients need
+    """
+    pitch = W.shape[1]
+    y, table, step, weight, rate, factor, losses = learn or (b, b, b, b, b, 0, b)
+    _kernels(cupy.cuda.Device().id).score_rows(
+        (n_rows,),
+        (_threads(pitch),),
+        (
+            np.int32(rows is not None),
+            *(rows or (b, b, b, b)),  # what is not read is any array
+            W,
+            b,
+            np.float32(scale),
+            *(np.int32(v) for v in (*shape, pitch, mode)),
+            y,
+            table,
+            step,
+            weight,
+            rate,
+            np.float32(factor),
+            Z,
+            losses,
+        ),
+    )
 
 
 # Copies ---------------------------------------------------------------------------
@@ -353,7 +416,7 @@ class _Rows:
                 rows = cupy.asarray(rows, dtype=np.int32)
                 yield (*self.X, rows) if self.sparse else self.X[rows]
             return
-        device, done = cupy.cuda.Device().id, cupy.cuda.Event(disable_timing=True)
+        device = cupy.cuda.Device().id
 
         def load(rows):
             # Arrays of another stream's pool: none that a kernel may still read.
@@ -367,9 +430,8 @@ class _Rows:
                 if following is not None:
                     pending = pool.submit(load, following)
                 yield chunk
-                done.record()
-                done.synchronize()  # only now may its memory be used again
-                del chunk
+                # Kernels have read it before its memory is given to another load.
+                cupy.cuda.get_current_stream().synchronize()
 
     def _load(self, rows):
         """Copy rows of X through pinned memory; returns when they are there."""
@@ -410,7 +472,8 @@ def train_all(X, y, table, W, b, first, zero, settings, plans, task=SilentTask):
 
     plans : list of (device, repetitions at a time, whether X stays on the device).
     Other parameters and the result are those of the CPU's `train_all`; the batches are
-    ``settings.batch_size`` rows.  Devices take their repetitions in turns.
+    ``settings.batch_size`` rows.  A device takes its repetitions in turns, those of
+    the first are reported; all of a turn are the task ``task(r)`` of its first, r.
     """
     n_repetitions = table.shape[1]
     if first == n_repetitions:
@@ -422,11 +485,13 @@ def train_all(X, y, table, W, b, first, zero, settings, plans, task=SilentTask):
         device, at_a_time, resident = plan
         with cupy.cuda.Device(device):
             rows = _Rows(X, resident)
-            n_iter = 0
-            for turn in np.array_split(share, -(-len(share) // at_a_time)):
-                with task(turn[0]).running():
+            n_iter, turns = 0, np.array_split(share, -(-len(share) // at_a_time))
+            for number, turn in enumerate(turns):
+                part = (number, len(turns)) if share[0] == first else None
+                told = task(turn[0])
+                with told.running():
                     args = y, table, W, b, turn, zero, settings, X.shape[1]
-                    n_iter = max(n_iter, _Turn(rows, *args).train())
+                    n_iter = max(n_iter, _Turn(rows, *args).train(told, part))
             del rows
             cupy.get_default_memory_pool().free_all_blocks()
         return n_iter
@@ -441,8 +506,8 @@ class _Turn:
     def __init__(self, rows, y, table, W, b, turn, zero, settings, n_features):
         self.rows, self.y, self.settings, self.d = rows, y, settings, n_features
         self.R, self.B = len(turn), b.size // table.shape[1]
-        self.columns = slice(turn[0] * self.B, (turn[-1] + 1) * self.B)
-        self.host = W[:, self.columns], b[self.columns]
+        columns = slice(turn[0] * self.B, (turn[-1] + 1) * self.B)
+        self.host = W[:, columns], b[columns]
         width = self.R * self.B
         self.pitch = padded(width)
         self.W = cupy.zeros((n_features, self.pitch), np.float32)
@@ -456,18 +521,19 @@ class _Turn:
         self.Z = cupy.zeros((n_rows, self.pitch), np.float32)
         self.gain = cupy.asarray(settings.gain)
         self.kernels = _kernels(cupy.cuda.Device().id)
-        self.threads = min(self.pitch // 4 + 31, _THREADS) // 32 * 32
         self.bound = 2.0 if rows.sparse else np.inf  # dense steps are cut beforehand
 
-    def train(self):
-        """Train all epochs; the weights go to the host.  Returns the epochs done."""
+    def train(self, task, part):
+        """Train all epochs; the weights go to the host.  Returns the epochs done.
+
+        part : None, or for what is printed the turn's number and how many there are.
+        """
         s = self.settings
         rate = np.ones(self.R, np.float32)
-        if s.rate is not None:
-            rate = s.rate.copy()
         best, since_best = np.full(self.R, np.inf), np.zeros(self.R, np.int64)
         started = time.perf_counter()
         for epoch, decay in enumerate(s.decay):
+            task.begin_epoch()
             order = np.random.default_rng([s.seed, epoch]).permutation(s.train)
             loss = self._pass(order, decay, rate, True)
             if s.early_stopping:
@@ -478,29 +544,28 @@ class _Turn:
                     "learning_rate (or 'auto'), or bring the features to one scale "
                     "with sklearn.preprocessing.Normalizer or MaxAbsScaler."
                 )
-            if s.verbose and self.columns.start == 0:
-                speed = s.train.size * (epoch + 1) / (time.perf_counter() - started)
-                print(
-                    f"epoch {epoch + 1}/{len(s.decay)}: loss {loss.mean():.4f}, "
-                    f"{speed:,.0f} rows/s",
-                    flush=True,
-                )
+            if s.verbose and part:
+                _report(epoch, part, loss.mean(), s, time.perf_counter() - started)
             if s.tol is not None:
                 since_best = np.where(loss > best - s.tol, since_best + 1, 0)
                 rate[since_best >= s.n_iter_no_change] = 0
                 best = np.minimum(best, loss)
-                if not rate.any():
-                    break
+            if task.end_epoch(self._store) or not rate.any():
+                break
+        self._store()
+        return epoch + 1
+
+    def _store(self):
+        """Copy the weights to the host."""
         _to_host(self.W, self.host[0])
         self.host[1][:] = self.b.get()[: self.host[1].size]
-        return epoch + 1
 
     def _pass(self, order, decay, rate, learn):
         """One pass over the rows `order`; the mean loss of each repetition (R,)."""
         s, size = self.settings, self.settings.batch_size
         total = s.weight[order].sum(dtype=np.float64)
-        loss = np.zeros(self.R)
-        device_rate = cupy.asarray(rate)
+        loss = cupy.zeros(self.R, np.float64)  # there, so that no chunk waits for it
+        device_rate, dense = cupy.asarray(rate), not self.rows.sparse
         tasks = self._tasks(order)
         chunks = self.rows.chunks([order[task] for task in tasks])
         for task, chunk in zip(tasks, chunks, strict=True):
@@ -514,28 +579,47 @@ class _Turn:
                 )
             )
             losses = cupy.zeros((len(part), self.R), np.float32)
-            if learn and self.rows.sparse:
+            if learn and not dense:
                 transposed = self._transpose(chunk, part)
             for t in range(0, len(part), size):
                 batch = slice(t, min(t + size, len(part)))
                 n_rows = batch.stop - t
                 done = (task.start + t) / len(order)
                 factor = decay[0] + (decay[1] - decay[0]) * done
-                X = self._product(chunk, batch)
-                args = y[batch], step[batch], weight[batch], device_rate, factor
-                self._score(X, n_rows, *args, losses[batch])
+                X = chunk[batch] if dense else (*chunk[:3], chunk[3][batch])
+                if dense:
+                    gemm(False, X, self.W, self.Z[:n_rows])
+                _score_rows(
+                    n_rows,
+                    None if dense else X,
+                    self.W,
+                    self.b,
+                    self.scale,
+                    (self.R, self.B),
+                    _GRADIENT,
+                    self.Z,
+                    (
+                        y[batch],
+                        self.table,
+                        step[batch],
+                        weight[batch],
+                        device_rate,
+                        factor,
+                        losses[batch],
+                    ),
+                )
                 if not learn:
                     continue
-                entries = transposed(t // size) if self.rows.sparse else None
+                entries = None if dense else transposed(t // size)
                 self._update(X, entries, n_rows, step[batch], device_rate, factor)
                 if s.penalty:
                     self.scale /= 1 + s.penalty * factor * n_rows
                     if self.scale < 1e-4:
                         self._rescale(rate)
-            loss += losses.sum(axis=0, dtype=np.float64).get()
+            loss += losses.sum(axis=0, dtype=np.float64)
         if learn:
             self._rescale(rate)
-        return loss / max(total, np.finfo(float).tiny)
+        return loss.get() / max(total, np.finfo(float).tiny)
 
     def _tasks(self, order):
         """Slices of the rows, of whole batches, for the chunks."""
@@ -550,52 +634,16 @@ class _Turn:
             start = tasks[-1].stop
         return tasks
 
-    def _product(self, chunk, batch):
-        """The rows of a batch as `score_rows` wants them; dense: their products too."""
-        if self.rows.sparse:
-            return (*chunk[:3], chunk[3][batch])
-        X = chunk[batch]
-        cupy.cublas.gemm("N", "N", X, self.W, out=self.Z[: len(X)])
-        return X
-
-    def _score(self, X, n_rows, y, step, weight, rate, factor, losses):
-        """Gradients to Z (n_rows, pitch), and the losses (n_rows, R)."""
-        args = X if self.rows.sparse else _no_rows(self.W, y)
-        self.kernels.score_rows(
-            (n_rows,),
-            (self.threads,),
-            (
-                np.int32(self.rows.sparse),
-                *args,
-                self.W,
-                self.b,
-                np.float32(self.scale),
-                np.int32(self.R),
-                np.int32(self.B),
-                np.int32(self.pitch),
-                np.int32(_GRADIENT),
-                y,
-                self.table,
-                step,
-                weight,
-                rate,
-                np.float32(factor),
-                self.Z,
-                losses,
-            ),
-        )
-
     def _update(self, X, entries, n_rows, step, rate, factor):
         """The step of a batch, whose gradients are in Z."""
         if entries is None:
-            gradients, alpha = self.Z[:n_rows], -1 / self.scale
-            X = X * self.gain
-            cupy.cublas.gemm("T", "N", X, gradients, self.W, alpha=alpha, beta=1.0)
-            entries = 0, self.table, self.table, self.table, self.b  # intercept only
+            gemm(True, X * self.gain, self.Z[:n_rows], self.W, -1 / self.scale, 1.0)
+            entries = 0, *[self.b] * 4  # intercept only
         n_features, *entries = entries
+        threads = _threads(self.pitch)
         self.kernels.update(
-            (n_features + 1, -(-self.pitch // (4 * self.threads))),
-            (self.threads,),
+            (n_features + 1, -(-self.pitch // (4 * threads))),
+            (threads,),
             (
                 *entries,
                 step,
@@ -623,7 +671,7 @@ class _Turn:
         """
         size = self.settings.batch_size
         n_batches = -(-len(part) // size)
-        first = np.zeros(len(part) + 1, np.int32)
+        first = np.zeros(len(part) + 1, np.int64)
         np.cumsum(self.rows.sizes[part], out=first[1:])
         n_entries = int(first[-1])
         key = cupy.empty(n_entries, np.int64)
@@ -652,7 +700,7 @@ class _Turn:
         return entries
 
     def _rescale(self, rate):
-        """Multiply the weights of the active repetitions by the scale, which is 1."""
+        """Multiply the weights of active repetitions by the scale, which is 1 then."""
         if self.scale != 1:
             columns = np.ones(self.pitch, np.float32)
             columns[: self.R * self.B] = np.repeat(
@@ -660,11 +708,6 @@ class _Turn:
             )
             self.W *= cupy.asarray(columns)
             self.scale = 1.0
-
-
-def _no_rows(floats, ints):
-    """Arrays in place of those of a CSR matrix, which are not read."""
-    return floats, ints, ints, ints
 
 
 # Predicting -----------------------------------------------------------------------
@@ -714,35 +757,16 @@ class Model:
                 cupy.arange(n, dtype=np.int32),
             ]
         else:
-            rows = _no_rows(self.W, self.table)
+            rows = None
             block = cupy.zeros((_PREDICTED, X.shape[1]), np.float32)
             product = cupy.empty((_PREDICTED, pitch), np.float32)
             for start in range(0, n, _PREDICTED):
                 part = X[start : start + _PREDICTED]
                 _to_device(part, np.float32, out=block[: len(part)])
-                cupy.cublas.gemm("N", "N", block, self.W, out=product)
+                gemm(False, block, self.W, product)
                 Z[start : start + len(part)] = product[: len(part)]
-        threads = min(pitch // 4 + 31, _THREADS) // 32 * 32
-        none = self.table, self.table, self.b, self.b, self.b
-        _kernels(self.device).score_rows(
-            (n,),
-            (threads,),
-            (
-                np.int32(sparse),
-                *rows,
-                self.W,
-                self.b,
-                np.float32(1),
-                np.int32(self.R),
-                np.int32(self.B),
-                np.int32(pitch),
-                np.int32(_LOG_PROBA if log else _PROBA),
-                *none,
-                np.float32(0),
-                Z,
-                self.b,
-            ),
-        )
+        shape, mode = (self.R, self.B), _LOG_PROBA if log else _PROBA
+        _score_rows(n, rows, self.W, self.b, 1, shape, mode, Z)
         Z = cupy.ascontiguousarray(Z[:, : self.R * self.B])
         if divisor != 1:
             Z /= np.float32(divisor)
@@ -757,8 +781,7 @@ def best_classes(scores, table, k, merge):
     the smaller class: as on the CPU.
     """
     n, R, B = scores.shape
-    card = cupy.cuda.Device()
-    kernels, n_classes = _kernels(card.id), table.shape[0]
+    kernels, n_classes = _kernels(cupy.cuda.Device().id), table.shape[0]
     if n == 0:
         return cupy.empty((0, k), np.float32), cupy.empty((0, k), np.int64)
     n_tiles = -(-n // 32)
@@ -766,12 +789,10 @@ def best_classes(scores, table, k, merge):
     lanes[:n] = scores.reshape(n, R * B)
     lanes = cupy.ascontiguousarray(lanes.reshape(n_tiles, 32, R * B).transpose(0, 2, 1))
     n_shared = R * B * 32 * 4
-    in_shared = n_shared <= card.attributes["MaxSharedMemoryPerBlockOptin"]
-    if in_shared:
-        kernels.search.max_dynamic_shared_size_bytes = n_shared
+    in_shared = n_shared <= kernels.shared_bytes
     # Enough blocks for some rounds over all multiprocessors, of not too few classes.
-    n_blocks = 8 * card.attributes["MultiProcessorCount"]
-    n_splits = max(min(-(-n_blocks // n_tiles), n_classes // 4096), 1)
+    n_blocks = 8 * kernels.n_processors
+    n_splits = max(min(-(-n_blocks // n_tiles), n_classes // 4096, _MAX_SPLITS), 1)
     n_lists = n_splits * (_TOPK_THREADS // 32)
     list_values = cupy.empty((n_lists, k, n_tiles * 32), np.float32)
     list_classes = cupy.empty((n_lists, k, n_tiles * 32), np.int32)

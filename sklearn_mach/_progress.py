@@ -20,8 +20,8 @@ class SilentTask:
     def begin_epoch(self):
         pass
 
-    def end_epoch(self):
-        """Whether to stop training."""
+    def end_epoch(self, store=None):
+        """Whether to stop training; `store` brings the weights to their arrays."""
         return False
 
 
@@ -69,9 +69,12 @@ class Task(SilentTask):
         self.epoch = self.context.subcontext(task_name="epoch")
         self.epoch.call_on_fit_task_begin(estimator=self.model, **self.data)
 
-    def end_epoch(self):
+    def end_epoch(self, store=None):
+        def attributes():  # called only if a callback wants them
+            if store is not None:
+                store()
+            return self.attributes()
+
         return self.epoch.call_on_fit_task_end(
-            estimator=self.model,
-            **self.data,
-            reconstruction_attributes=self.attributes,
+            estimator=self.model, **self.data, reconstruction_attributes=attributes
         )

@@ -1,8 +1,9 @@
 """Enough of CuPy, in NumPy, to run `sklearn_mach._gpu` where there is no GPU.
 
 The kernels are compiled for the host by g++ (`cuda_on_host.cpp`), the arrays are
-NumPy's.  This checks the logic of the kernels and of their host code; what it cannot
-check is CuPy itself, races between streams, and anything about time.
+NumPy's.  This checks the logic of the kernels and of their host code, and that no
+buffer is used again before it has been copied; what it cannot check is CuPy itself,
+races between streams, and anything about time.
 """
 
 import ctypes
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import types
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +28,11 @@ class Array(np.ndarray):
         out[...] = self
 
     def set(self, array, stream=None):
+        """Copy from the host as late as may be: when the stream is synchronised."""
         assert array.dtype == self.dtype and array.shape == self.shape
         assert array.flags.c_contiguous and self.flags.c_contiguous
-        self[...] = array
+        self[...] = 0
+        (stream or default_stream).copies.append((self, array))
 
 
 def _device_array(function):
@@ -62,31 +66,55 @@ class Device(nullcontext):
     """A card of whose memory nothing is taken."""
 
     total, count = 1 << 33, 1
+    properties = {"name": b"the host", "totalGlobalMem": total}
     attributes = {"MultiProcessorCount": 2, "MaxSharedMemoryPerBlockOptin": 1 << 17}
 
     def __init__(self, id=0):
         super().__init__(self)
-        self.id = id
+        self.id, self.cublas_handle = id, None
 
     @property
     def mem_info(self):
         return self.total, self.total
 
+    def synchronize(self):
+        pass
+
 
 class Stream(nullcontext):
     def __init__(self, non_blocking=False):
         super().__init__(self)
+        self.copies = []
 
     def synchronize(self):
-        pass
+        for device, host in self.copies:
+            device[...] = host
+        self.copies.clear()
 
-    def record(self):
-        pass
+
+default_stream = Stream()
 
 
-def _gemm(transa, transb, a, b, out=None, alpha=1.0, beta=0.0):
+class Cublas:
+    """The mode of the products: 0 is float32, 3 is TF32."""
+
+    CUBLAS_DEFAULT_MATH = 0
+
+    def __init__(self):
+        self.mode = 3  # as if another library had asked for it
+
+    def getMathMode(self, handle):
+        return self.mode
+
+    def setMathMode(self, handle, mode):
+        self.mode = mode
+
+
+def _gemm(cublas, transa, transb, a, b, out=None, alpha=1.0, beta=0.0):
     a, b = (m if t == "N" else m.T for m, t in ((a, transa), (b, transb)))
     assert a.dtype == b.dtype == out.dtype == np.float32
+    if cublas.mode == 3:  # 10 bits of the fraction
+        a, b = ((m.view(np.int32) & -(1 << 13)).view(np.float32) for m in (a, b))
     with np.errstate(all="ignore"):  # a GPU warns of nothing
         product = np.float32(alpha) * (a @ b)
         out[...] = product + (np.float32(beta) * out if beta else 0)
@@ -102,16 +130,23 @@ def load(folder, monkeypatch):
     cupy.argsort = _device_array(lambda a: np.argsort(a, kind="stable"))
     cupy.asarray = _device_array(np.array)  # a copy, as from host to device
     cupy.cublas = types.ModuleType("cupy.cublas")
-    cupy.cublas.gemm = _gemm
+    cublas = Cublas()
+    cupy.cublas.gemm = partial(_gemm, cublas)
     pool = types.SimpleNamespace(free_bytes=lambda: 0, free_all_blocks=lambda: None)
     cupy.get_default_memory_pool = lambda: pool
     cupy.cuda = types.SimpleNamespace(
         Device=Device,
         Stream=Stream,
-        Event=lambda disable_timing: Stream(),
-        get_current_stream=Stream,
-        runtime=types.SimpleNamespace(getDeviceCount=lambda: Device.count),
+        cublas=cublas,
+        get_current_stream=lambda: default_stream,
+        runtime=types.SimpleNamespace(
+            getDeviceCount=lambda: Device.count,
+            getDeviceProperties=lambda number: Device.properties,
+            runtimeGetVersion=lambda: 0,
+            driverGetVersion=lambda: 0,
+        ),
     )
+    cupy.copyto, cupy.__version__ = np.copyto, "of the host"
     cupyx.empty_pinned = np.empty
 
     def raw_module(code, options):
@@ -124,10 +159,12 @@ def load(folder, monkeypatch):
     for name, module in (("cupy", cupy), ("cupy.cublas", cupy.cublas)):
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.setitem(sys.modules, "cupyx", cupyx)
-    monkeypatch.delitem(sys.modules, "sklearn_mach._gpu", raising=False)
-    module = importlib.import_module("sklearn_mach._gpu")
-    del sys.modules["sklearn_mach"]._gpu  # or it would be taken for the real one
-    del sys.modules["sklearn_mach._gpu"]
+    name, package = "sklearn_mach._gpu", sys.modules["sklearn_mach"]
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    monkeypatch.delattr(package, "_gpu", raising=False)
+    module = importlib.import_module(name)
+    del sys.modules[name], package._gpu  # or it would be taken for the real one
+    monkeypatch.setitem(sys.modules, name, module)  # Numba looks for it there
     return module
 
 

@@ -4,10 +4,12 @@
 "cuda" is a real GPU.
 """
 
+import importlib.util
 import pickle
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import cuda_on_host
 import numpy as np
@@ -169,7 +171,8 @@ def test_predictions_equal_the_reference(device, sparse):
     X, y, _, table = problem()
     rows = sp.csr_matrix(X) if sparse else X
     for decoder, merge in (("log_mean", "sum"), ("min", "min"), ("median", "median")):
-        model = learner(table, device, max_iter=2, decoder=decoder).fit(rows, y)
+        model = learner(table, device, max_iter=2, decoder=decoder, n_jobs=2)
+        model.fit(rows, y)
         W, b = model.coef_.astype(float), model.intercept_.astype(float)
         scores = reference.bucket_log_proba(X, W, b)
         scores = scores / 3 if merge == "sum" else np.exp(scores)
@@ -183,6 +186,8 @@ def test_predictions_equal_the_reference(device, sparse):
         assert_array_equal(values, best[1])
         one = np.concatenate([model.predict_topk(rows[i : i + 1], 4) for i in range(9)])
         assert_array_equal(one, classes[:9])
+        *_, last = model.staged_predict_topk(rows, 4)
+        assert_array_equal(last, classes)
 
 
 @pytest.mark.parametrize(
@@ -280,9 +285,12 @@ def test_a_model_of_a_gpu_predicts_without_one(host_gpu, monkeypatch):
     X = sp.csr_matrix(X)
     model = learner(table, "cuda", max_iter=2).fit(X, y)
     labels, scores = model.predict_topk(X, 6, return_scores=True)
-    assert model._placed[0] == "cuda"
+    assert list(model._placed) == [0]
     copy = pickle.loads(pickle.dumps(model))
-    assert not hasattr(copy, "_placed")
+    assert copy._placed == {}
+    model.device_ = "cpu"
+    model.predict(X)
+    assert model._placed == {}  # the memory of the device is given back
 
     def missing():
         raise ValueError("no GPU is visible")
@@ -296,6 +304,78 @@ def test_a_model_of_a_gpu_predicts_without_one(host_gpu, monkeypatch):
     assert_array_equal(elsewhere[0][clear], labels[clear])
     with pytest.raises(ValueError, match="device='cuda' cannot be used: no GPU"):
         copy.fit(X, y)
+
+
+def test_products_are_in_tf32_only_if_cupy_is_asked_for_it(host_gpu, monkeypatch):
+    X, y, _, table = problem()
+    monkeypatch.delenv("CUPY_TF32", raising=False)
+    plain = fitted(X, y, table)
+    monkeypatch.setenv("CUPY_TF32", "0")
+    for a, b in zip(plain, fitted(X, y, table), strict=True):
+        assert_array_equal(a, b)
+    monkeypatch.setenv("CUPY_TF32", "1")
+    for a, b in zip(plain, fitted(X, y, table), strict=True):
+        assert 1e-5 < np.abs(a - b).max() < 2e-2  # ten bits of the numbers
+    assert host_gpu.cupy.cuda.cublas.mode == 3  # as it was found
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_callbacks_are_told_of_turns_and_their_epochs(host_gpu, monkeypatch, sparse):
+    pytest.importorskip("sklearn.callback", reason="scikit-learn before 1.9")
+    X, y, _, table = problem()
+    X = sp.csr_matrix(X) if sparse else X
+    monkeypatch.setattr(_backends, "plan_training", lambda *args: (2, True))
+    calls, weights = [], []
+
+    class Recorder:
+        def setup(self, estimator, context):
+            pass
+
+        def teardown(self, estimator, context):
+            pass
+
+        def on_fit_task_begin(self, estimator, context):
+            calls.append(("begin", context.task_name, context.task_id))
+
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+            calls.append(("end", context.task_name, context.task_id))
+            if context.task_name == "epoch":
+                fitted_estimator.predict(X)
+                weights.append(fitted_estimator.coef_.copy())
+                return context.parent.task_id == 2  # the second turn stops early
+
+    silent = fitted(X, y, table)
+    model = learner(table, "cuda", max_iter=2, batch_size=4)
+    model.set_callbacks(Recorder()).fit(X, y)
+    epochs = [[(at, "epoch", e) for at in ("begin", "end")] for e in range(2)]
+    assert calls == [
+        ("begin", "fit", 0),
+        ("begin", "repetitions", 0),
+        *epochs[0],
+        *epochs[1],
+        ("end", "repetitions", 0),
+        ("begin", "repetitions", 2),
+        *epochs[0],
+        ("end", "repetitions", 2),
+        ("end", "fit", 0),
+    ]
+    assert_array_equal(model.coef_[:2], silent[0][:2])
+    assert np.abs(model.coef_[2] - silent[0][2]).max() > 1e-3
+    assert np.abs(weights[0][:2] - silent[0][:2]).max() > 1e-3
+    assert_array_equal(weights[1][:2], silent[0][:2])
+    assert not weights[1][2].any()  # its turn has not come
+    assert_array_equal(weights[2], model.coef_)
+
+
+def test_verbose_prints_the_epochs_of_each_turn(host_gpu, monkeypatch, capsys):
+    X, y, _, table = problem()
+    monkeypatch.setattr(_backends, "plan_training", lambda *args: (2, True))
+    learner(table, "cuda", max_iter=2, verbose=1).fit(X, y)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        f"part {part}/2, epoch {epoch}/2" for part in (1, 2) for epoch in (1, 2)
+    ]
+    assert all("training loss" in line and "s left" in line for line in lines)
 
 
 def test_overflow_is_reported(host_gpu):
@@ -352,19 +432,54 @@ def test_importing_the_package_leaves_cupy_alone():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_the_benchmark_runs(host_gpu, monkeypatch, capsys):
+    path = Path(__file__).parents[1] / "examples" / "bench_gpu.py"
+    spec = importlib.util.spec_from_file_location("bench_gpu", path)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    small = {"n_repetitions": 2, "n_buckets": 32, "max_iter": 1, "learning_rate": 1.0}
+    sizes = {
+        "tokens": {"n_files": 2, "seeds": 1, "parameters": small},
+        "odp": {
+            "train": (100, 60, 20),
+            "n_test": 150,
+            "R": 3,
+            "B": 8,
+            "n_compared": 20,
+            "n_copied": 1000,
+        },
+        "dense": {"d": 8, "K": 20, "R": 2, "B": 16, "n_bytes": 10_000},
+    }
+    monkeypatch.setattr(bench, "FULL", sizes)
+    monkeypatch.setattr(sys, "argv", ["bench_gpu.py", "--here", *sizes])
+    bench.print_versions()
+    bench.main()
+    printed = capsys.readouterr().out
+    assert bench.failed == [] and "FAILED" not in printed
+    assert printed.count("peak memory of the device") == 3
+
+
 GB = 1 << 30
 
 
-def plan(free, shape=(1000, 1_000_000), nnz=50_000, R=8, B=64):
+def plan(free, shape=(1_000_000, 1_000_000), nnz=50_000_000, R=8, B=64):
     return _backends.plan_training(free, shape, nnz, 100, R, B, 1024)
 
 
 def test_the_plan_fits_the_memory():
     assert plan(8 * GB) == (8, True)
-    assert plan(2 * GB) == (4, True)
-    assert plan(2 * GB, nnz=10**9) == (4, False)
-    assert plan(8 * GB, nnz=None) == (8, True)
-    assert plan(8 * GB, shape=(10_000, 1_000_000), nnz=None) == (8, False)
+    assert plan(2 * GB, nnz=5_000_000) == (4, True)
+    assert plan(2 * GB, nnz=10**9) == (3, False)
+    assert plan(8 * GB, shape=(100_000, 10_000), nnz=None) == (8, True)
+    assert plan(8 * GB, shape=(1_000_000, 10_000), nnz=None) == (8, False)
+
+
+def test_the_plan_leaves_room_for_a_batch():
+    assert plan(8 * GB, nnz=10**11 // 50, B=32) == (8, False)
+    with pytest.raises(MemoryError, match="smaller batch_size"):
+        plan(8 * GB, nnz=10**11)
+    with pytest.raises(MemoryError, match="smaller batch_size"):
+        plan(8 * GB, nnz=None)
 
 
 def test_a_plan_that_cannot_fit_names_sizes_that_do():
