@@ -104,7 +104,7 @@ def random_model(X, n_classes, n_repetitions, n_buckets):
     model.bucket_table_ = table.astype(np.uint8)
     model.n_features_in_, model.n_buckets_ = X.shape[1], n_buckets
     model.n_repetitions_, model.device_ = n_repetitions, "cpu"
-    model._prepared = prepare(model.bucket_table_, n_buckets)
+    model._prepared, model._placed = prepare(model.bucket_table_, n_buckets), {}
     return model
 
 

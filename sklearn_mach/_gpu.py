@@ -28,8 +28,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ._compat import njit
-from ._progress import SilentTask
-from ._softmax import _report
+from ._progress import SilentTask, report_epoch
 
 _ENTRIES = 1 << 22  # non-zeros of a chunk, or numbers of a dense one / 16
 _THREADS = 256  # of a block of the learner
@@ -545,7 +544,7 @@ class _Turn:
                     "with sklearn.preprocessing.Normalizer or MaxAbsScaler."
                 )
             if s.verbose and part:
-                _report(epoch, part, loss.mean(), s, time.perf_counter() - started)
+                report_epoch(epoch, part, loss.mean(), s, time.perf_counter() - started)
             if s.tol is not None:
                 since_best = np.where(loss > best - s.tol, since_best + 1, 0)
                 rate[since_best >= s.n_iter_no_change] = 0

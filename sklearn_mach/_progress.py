@@ -1,4 +1,4 @@
-"""What callbacks are told of a fit: its repetitions and their epochs.
+"""What callbacks are told, and `verbose` prints, of a fit: repetitions and epochs.
 
 The learners know only the methods of a task here, not scikit-learn's callbacks: a
 task `running`, in it `begin_epoch` and `end_epoch` in turn.
@@ -78,3 +78,19 @@ class Task(SilentTask):
         return self.epoch.call_on_fit_task_end(
             estimator=self.model, **self.data, reconstruction_attributes=attributes
         )
+
+
+def report_epoch(epoch, part, loss, settings, seconds):
+    """Print the line of an epoch; part: number of this part and how many there are."""
+    kind = "validation" if settings.early_stopping else "training"
+    number, n_parts = part
+    done, n_epochs = epoch + 1, len(settings.decay)
+    left = n_epochs * (n_parts - number) - done
+    print(
+        f"part {number + 1}/{n_parts}, " if n_parts > 1 else "",
+        f"epoch {done}/{n_epochs}: {kind} loss {loss:.4f}, "
+        f"{settings.train.size * done / seconds:,.0f} rows/s, "
+        f"{seconds / done * left:.1f} s left",
+        sep="",
+        flush=True,
+    )

@@ -25,7 +25,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from threadpoolctl import threadpool_limits
 
 from ._compat import njit, read_only
-from ._progress import SilentTask
+from ._progress import SilentTask, report_epoch
 
 # Sums over features keep their order, so that every number is the same whatever
 # columns stand beside it; fusing multiplications with additions is harmless.
@@ -504,7 +504,9 @@ def train(X, y, table, columns, settings, task=_SILENT):
         n_iter[running] += 1
         last_loss[running] = loss[running]
         if s.verbose and columns.part:
-            _report(epoch, columns.part, loss.mean(), s, time.perf_counter() - started)
+            report_epoch(
+                epoch, columns.part, loss.mean(), s, time.perf_counter() - started
+            )
         if s.tol is not None:
             since_best = np.where(loss > best - s.tol, since_best + 1, 0)
             rate[since_best >= s.n_iter_no_change] = 0
@@ -548,21 +550,6 @@ def probe_step(X, y, column, n_buckets, settings):
         below, above = loss[best - 1] - loss[best], loss[best + 1] - loss[best]
         shift = (below - above) / (below + above) / 2
     return float(_PROBE_FACTORS[best] * 2.0**shift)
-
-
-def _report(epoch, part, loss, settings, seconds):
-    kind = "validation" if settings.early_stopping else "training"
-    number, n_parts = part
-    done, n_epochs = epoch + 1, len(settings.decay)
-    left = n_epochs * (n_parts - number) - done
-    print(
-        f"part {number + 1}/{n_parts}, " if n_parts > 1 else "",
-        f"epoch {done}/{n_epochs}: {kind} loss {loss:.4f}, "
-        f"{settings.train.size * done / seconds:,.0f} rows/s, "
-        f"{seconds / done * left:.1f} s left",
-        sep="",
-        flush=True,
-    )
 
 
 def squared_lengths(X, gain=None):
