@@ -20,6 +20,7 @@ from sklearn.preprocessing import normalize
 
 from sklearn_mach import MACHClassifier
 from sklearn_mach.datasets import load_python_tokens
+from sklearn_mach.displays import ClassFrequencyDisplay
 
 tokens = load_python_tokens(n_files=30)
 X, y = normalize(tokens.data_train), tokens.target_train
@@ -106,6 +107,16 @@ right.set_ylim(1e-6, 2)
 right.legend()
 for axes in (left, right):
     axes.spines[["top", "right"]].set_visible(False)
+plt.show()
+
+# %%
+# Which classes does it know?
+# ---------------------------
+# Other files, by how often the right token was in the training files. A class that was
+# there a few times shares its buckets with much larger ones, and is rarely found.
+
+X_test = normalize(tokens.data_test)
+ClassFrequencyDisplay.from_estimator(model, X_test, tokens.target_test, y)
 plt.show()
 
 # %%
