@@ -97,6 +97,6 @@ plt.show()
 # %%
 # When one-vs-rest is better
 # --------------------------
-# Up to the crossing point, and to the right of it too as long as it fits and ends:
-# one-vs-rest is here the more accurate of the two from some hundred classes on, where
-# 512 buckets are fewer than the classes. MACH is for the far right of these panels.
+# Up to the crossing point, and to the right of it too as long as it fits and ends: with
+# so few buckets MACH is here the less accurate of the two from a few hundred classes
+# on. It is for the far right of these panels, where one-vs-rest cannot follow.
