@@ -101,14 +101,16 @@ plt.show()
 # %%
 # Can the probabilities be believed?
 # ----------------------------------
-# Those of the logarithms are fitted to rows set aside in ``fit``, and lie near the
-# diagonal. The others are for ranking: their best class is right far more often than
-# its probability says.
+# Those of the logarithms are fitted to rows set aside in ``fit``, and lie nearest to
+# the diagonal. The others are for ranking: mostly their best class is right more often
+# than its probability says. All those of the mean are in the first bin.
 
 figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
 for name in DECODERS:
     model.set_params(decoder=name)
-    ReliabilityDisplay.from_estimator(model, X_test, y_test, name=name, ax=axes)
+    ReliabilityDisplay.from_estimator(
+        model, X_test, y_test, n_bins=8, name=name, ax=axes
+    )
 plt.show()
 
 # %%

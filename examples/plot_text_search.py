@@ -98,7 +98,7 @@ print(f"{perf_counter() - start:.1f} s to read them")
 pipeline = Pipeline(
     [
         ("tfidf", TfidfVectorizer(sublinear_tf=True, min_df=2, dtype=np.float32)),
-        ("mach", MACHClassifier(random_state=0)),
+        ("mach", MACHClassifier(max_iter=8, random_state=0)),
     ]
 )
 R, B = "mach__n_repetitions", "mach__n_buckets"

@@ -1,7 +1,7 @@
 """
-======================================
-What memory buys: the trade-off of R B
-======================================
+================
+What memory buys
+================
 
 The weights of MACH are d R B numbers, and R B may be as small as one likes. What is
 lost? First whether classes can be told apart at all, then how well: the
