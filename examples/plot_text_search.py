@@ -12,7 +12,7 @@ many repetitions R and buckets B are enough.
 # %%
 # The data
 # --------
-# A row is a paragraph of a docstring, of five words or more. Its label is the name of
+# A row is a paragraph of a docstring, of eight words or more. Its label is the name of
 # the module. A paragraph that occurs again is left out, and so is a module with fewer
 # than five paragraphs.
 
@@ -67,7 +67,7 @@ for path in sorted(library.rglob("*.py")):
         for text in docstrings(tree):
             for paragraph in re.split(r"\n\s*\n", text):
                 words = paragraph.split()
-                if len(words) >= 5:
+                if len(words) >= 8:
                     name = ".".join(parts).removesuffix(".__init__")
                     module_of.setdefault(" ".join(words), name)
 
@@ -86,7 +86,7 @@ print(f"{perf_counter() - start:.1f} s to read them")
 # --------------
 # The searches of scikit-learn find R and B as they find any parameter. A grid tries all
 # pairs, and a random search draws some. Successive halving takes R as its resource: all
-# B with four repetitions, then the better half with eight, and the best with sixteen.
+# B with five repetitions, and the better third of them with three times as many.
 #
 # Folds are not stratified: the smallest classes have fewer rows than there would be
 # folds, and a class that a fold lacks counts as a miss. B\ :sup:`R` must reach the
@@ -98,7 +98,7 @@ print(f"{perf_counter() - start:.1f} s to read them")
 pipeline = Pipeline(
     [
         ("tfidf", TfidfVectorizer(sublinear_tf=True, min_df=2, dtype=np.float32)),
-        ("mach", MACHClassifier(max_iter=8, random_state=0)),
+        ("mach", MACHClassifier(max_iter=6, random_state=0)),
     ]
 )
 R, B = "mach__n_repetitions", "mach__n_buckets"
@@ -116,11 +116,11 @@ searches = {
     ),
     "halving": HalvingGridSearchCV(
         pipeline,
-        {B: [8, 16, 32, 64]},
+        {B: [16, 32, 64]},
         resource=R,
-        min_resources=4,
-        max_resources=16,
-        factor=2,
+        min_resources=5,
+        max_resources=15,
+        factor=3,
         random_state=0,
         **common,
     ),
