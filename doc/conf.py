@@ -59,7 +59,7 @@ if os.environ.get("DOCS_OFFLINE") == "1":
 # Gallery ---------------------------------------------
 
 # What the gallery passes to a script; the page of the script says so too.
-GALLERY_ARGUMENTS = {"plot_next_token.py": ["--n-files", "120"]}
+GALLERY_ARGUMENTS = {"plot_next_token.py": ["--n-files", "80"]}
 
 GALLERY_ORDER = [
     "plot_next_token.py",

@@ -80,5 +80,5 @@ plt.show()
 # %%
 # When not to choose
 # ------------------
-# The curves are flat at their ends. If the defaults fit in memory and are fast enough,
-# keep them: the last half percent is not worth a search.
+# The curves are nearly flat at their ends. If the defaults fit in memory and are fast
+# enough, keep them: the last percent is seldom worth a search.

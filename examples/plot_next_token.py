@@ -10,7 +10,7 @@ and operator is a class. One-vs-rest would need a weight for each column and eac
 part of that.
 
 By itself the script reads all files: 1.5 million rows with 26,000 classes. The gallery
-runs it with ``--n-files 120``.
+runs it with ``--n-files 80``.
 """
 
 # %%
