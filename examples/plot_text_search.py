@@ -198,5 +198,5 @@ for query, best in zip(
 # When it is not worth it
 # -----------------------
 # Here it is not, except to learn how the search works. With a few hundred classes
-# one-vs-rest fits in memory, is a little more accurate, and has weights that can be
-# read class by class. MACH pays where classes times columns is too much.
+# one-vs-rest fits in memory, is as accurate or a little more, and has weights that can
+# be read class by class. MACH pays where classes times columns is too much.
