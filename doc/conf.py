@@ -38,6 +38,7 @@ suppress_warnings = ["config.cache"]  # the gallery's configuration holds a func
 
 autodoc_member_order = "groupwise"
 autodoc_typehints = "none"
+toc_object_entries_show_parents = "hide"
 autosummary_generate = True
 numpydoc_class_members_toctree = False
 numpydoc_show_class_members = False
@@ -58,15 +59,32 @@ if os.environ.get("DOCS_OFFLINE") == "1":
 # Gallery ---------------------------------------------
 
 # What the gallery passes to a script; the page of the script says so too.
-GALLERY_ARGUMENTS = {"plot_next_token.py": ["--n-files", "120"]}
+GALLERY_ARGUMENTS = {"plot_next_token.py": ["--n-files", "80"]}
+
+GALLERY_ORDER = [
+    "plot_next_token.py",
+    "plot_choose_sizes.py",
+    "plot_tradeoff.py",
+    "plot_decoders.py",
+    "plot_text_search.py",
+    "plot_one_vs_rest.py",
+    "plot_any_estimator.py",
+    "plot_partial_fit.py",
+    "plot_inspect.py",
+]
 
 
 def gallery_arguments(gallery_conf, script_vars):
     return GALLERY_ARGUMENTS.get(Path(script_vars["src_file"]).name, [])
 
 
+def gallery_place(filename):
+    return GALLERY_ORDER.index(Path(filename).name)
+
+
 sphinx_gallery_conf = {
     "backreferences_dir": "generated/backreferences",
+    "capture_repr": (),
     "doc_module": ("sklearn_mach",),
     "download_all_examples": False,
     "examples_dirs": "../examples",
@@ -80,7 +98,7 @@ sphinx_gallery_conf = {
     "reset_argv": gallery_arguments,
     "show_memory": False,
     "show_signature": False,
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": gallery_place,
     "write_computation_times": False,
 }
 # The figures are made without a screen.
@@ -93,7 +111,8 @@ html_title = "sklearn_mach"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
-html_sidebars = {"user_guide": [], "changes": [], "contributing": []}  # no subpages
+WITHOUT_SIDEBAR = ["user_guide", "changes", "contributing", "defaults", "gpu"]
+html_sidebars = {page: [] for page in [*WITHOUT_SIDEBAR, "auto_examples/*"]}
 html_theme_options = {
     "logo": {"text": "sklearn_mach"},
     "navbar_align": "left",

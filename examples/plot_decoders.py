@@ -22,6 +22,7 @@ from sklearn.preprocessing import normalize
 
 from sklearn_mach import MACHClassifier
 from sklearn_mach.datasets import load_python_tokens
+from sklearn_mach.displays import ReliabilityDisplay
 
 DECODERS = {
     "log_mean": lambda p: np.log(p).mean(axis=1),
@@ -95,6 +96,21 @@ left.legend(frameon=False)
 for axes in (left, right):
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
+plt.show()
+
+# %%
+# Can the probabilities be believed?
+# ----------------------------------
+# Those of the logarithms are fitted to rows set aside in ``fit``, and lie nearest to
+# the diagonal. The others are for ranking: mostly their best class is right more often
+# than its probability says. All those of the mean are in the first bin.
+
+figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
+for name in DECODERS:
+    model.set_params(decoder=name)
+    ReliabilityDisplay.from_estimator(
+        model, X_test, y_test, n_bins=8, name=name, ax=axes
+    )
 plt.show()
 
 # %%

@@ -20,10 +20,11 @@ from sklearn.preprocessing import normalize
 
 from sklearn_mach import MACHClassifier
 from sklearn_mach.datasets import load_python_tokens
+from sklearn_mach.displays import ClassFrequencyDisplay
 
-tokens = load_python_tokens(n_files=30)
+tokens = load_python_tokens(n_files=60)
 X, y = normalize(tokens.data_train), tokens.target_train
-model = MACHClassifier(random_state=0).fit(X, y)
+model = MACHClassifier(n_repetitions=16, n_buckets=64, random_state=0).fit(X, y)
 names, table = tokens.target_names, model.bucket_table_
 R, B, K = model.n_repetitions_, model.n_buckets_, model.classes_.size
 print(f"{K:,} classes in {R} repetitions of {B} buckets: about {K / B:.0f} in a bucket")
@@ -35,7 +36,7 @@ print(f"{K:,} classes in {R} repetitions of {B} buckets: about {K / B:.0f} in a 
 # random permutations. Every fourth puts similar classes together: those which follow
 # on similar tokens.
 
-word = np.flatnonzero(names == "ValueError")[0]
+word = np.flatnonzero(names == "join")[0]
 print(f"'{names[word]}' has the buckets {table[word]}")
 for r in (0, 3, 7):
     mates = np.flatnonzero(table[:, r] == table[word, r])  # most frequent first
@@ -71,8 +72,11 @@ for r in (3, 0):
 # From buckets to a class
 # -----------------------
 # One row: the tokens before, and the R bucket probabilities of three classes. The right
-# class is likely in all its buckets. A wrong one is likely only in the buckets that it
-# happens to share with the right one.
+# class is likely in nearly all its buckets. A wrong one is likely in some only, such as
+# those that it happens to share with the right one.
+#
+# On the right: most pairs of classes share as many buckets as by chance, and similar
+# ones share more.
 
 row = np.flatnonzero(y == word)[0]
 context = names[y[row - 6 : row]]
@@ -88,7 +92,7 @@ for k, marker in zip(choices, "osv", strict=True):
         np.arange(R), proba[np.arange(R), table[k]], marker, label=f"'{names[k]}'"
     )
 left.set_yscale("log")
-left.set_ylim(1e-7, 2)
+left.set_ylim(1e-5, 2)
 left.set(xlabel="Repetition", ylabel="Probability of the bucket")
 left.set_title(" ".join(context) + " ...", fontsize="medium")
 left.legend(loc="lower left")
@@ -106,6 +110,17 @@ right.set_ylim(1e-6, 2)
 right.legend()
 for axes in (left, right):
     axes.spines[["top", "right"]].set_visible(False)
+plt.show()
+
+# %%
+# Which classes does it know?
+# ---------------------------
+# Other files, by how often the right token was in the training files. A class that was
+# there a few times shares its buckets with much larger ones, and is rarely found. The
+# characters in tables of encodings are an exception: few, but always in the same order.
+
+X_test = normalize(tokens.data_test)
+ClassFrequencyDisplay.from_estimator(model, X_test, tokens.target_test, y)
 plt.show()
 
 # %%

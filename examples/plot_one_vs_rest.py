@@ -77,12 +77,12 @@ for name, values in results.items():
         axes.plot(sizes, column, "o-", label=name)
 for axes, label in zip(panels, labels, strict=True):
     axes.set_xscale("log")
+    axes.set_xticks(sizes, sizes)
+    axes.minorticks_off()
     axes.set(xlabel="Classes K", ylabel=label)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3)
 panels[2].set_ylim(0, 0.7)
-panels[0].set_yscale("log")
-panels[1].set_yscale("log")
 panels[0].legend(frameon=False)
 
 theirs, ours = (np.array(results[name])[:, 0] for name in ("One-vs-rest", "MACH"))
@@ -97,6 +97,6 @@ plt.show()
 # %%
 # When one-vs-rest is better
 # --------------------------
-# Up to the crossing point, and to the right of it too as long as it fits and ends:
-# one-vs-rest is here the more accurate of the two from some hundred classes on, where
-# 512 buckets are fewer than the classes. MACH is for the far right of these panels.
+# Up to the crossing point, and to the right of it too as long as it fits and ends: with
+# so few buckets MACH is here the less accurate of the two from a few hundred classes
+# on. It is for the far right of these panels, where one-vs-rest cannot follow.

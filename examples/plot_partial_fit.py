@@ -73,6 +73,7 @@ for name, values in accuracy.items():
     axes.plot(steps, values, "o-", label=name)
 axes.plot(steps[-1], whole_score, "*", color="black", ms=12, label="fit on all before")
 axes.set(xlabel="Blocks learned", ylabel="Accuracy on the next block", ylim=(0, None))
+axes.set_xticks(steps[::3])
 axes.legend(frameon=False, loc="lower right")
 axes.spines[["top", "right"]].set_visible(False)
 axes.grid(axis="y", alpha=0.3)

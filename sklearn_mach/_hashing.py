@@ -162,6 +162,7 @@ def sketch_classes(X, y, weight, n_classes, seed):
 
 @njit
 def _add_sketches(data, indices, indptr, y, weight, place, sign, sketch):
+    """Add rows, at random places with random signs, to the sketch of their class."""
     for i in range(y.shape[0]):
         row = sketch[y[i]]
         for p in range(indptr[i], indptr[i + 1]):

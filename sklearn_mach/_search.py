@@ -5,6 +5,7 @@ its stages are those of all smaller R.
 """
 
 import pickle
+from functools import wraps
 from io import BytesIO
 from numbers import Integral, Real
 from time import perf_counter
@@ -39,6 +40,17 @@ def _is_refitted(self):
         "Only a model that is fitted to all rows predicts. Set refit=True, or fit "
         "MACHClassifier with best_params_."
     )
+
+
+def _of_best_estimator(name):
+    """A method of MACHClassifier, with its docstring, called on `best_estimator_`."""
+
+    @wraps(getattr(MACHClassifier, name))
+    def method(self, *args, **kwargs):
+        check_is_fitted(self)
+        return getattr(self.best_estimator_, name)(*args, **kwargs)
+
+    return available_if(_is_refitted)(method)
 
 
 class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
@@ -342,89 +354,11 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             "try other n_buckets."
         )
 
-    @available_if(_is_refitted)
-    def predict(self, X):
-        """Predict the best class of each row.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-
-        Returns
-        -------
-        y : ndarray of shape (n_samples,), with the dtype of `classes_`
-        """
-        check_is_fitted(self)
-        return self.best_estimator_.predict(X)
-
-    @available_if(_is_refitted)
-    def predict_topk(self, X, k=5, return_scores=False):
-        """Predict the k best classes of each row, as MACHClassifier does.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        k : int, default=5
-            From 1 to the number of classes.
-        return_scores : bool, default=False
-            Whether to return the scores too.
-
-        Returns
-        -------
-        labels : ndarray of shape (n_samples, k)
-            Best first.
-        scores : ndarray of shape (n_samples, k), float32
-            If `return_scores`.
-        """
-        check_is_fitted(self)
-        return self.best_estimator_.predict_topk(X, k, return_scores)
-
-    @available_if(_is_refitted)
-    def predict_proba(self, X):
-        """Estimate the probability of every class.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-
-        Returns
-        -------
-        proba : ndarray of shape (n_samples, n_classes), float64
-            Rows sum to one.
-        """
-        check_is_fitted(self)
-        return self.best_estimator_.predict_proba(X)
-
-    @available_if(_is_refitted)
-    def predict_log_proba(self, X):
-        """Logarithm of `predict_proba`.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-
-        Returns
-        -------
-        log_proba : ndarray of shape (n_samples, n_classes), float64
-        """
-        check_is_fitted(self)
-        return self.best_estimator_.predict_log_proba(X)
-
-    @available_if(_is_refitted)
-    def decision_function(self, X):
-        """Score every class.
-
-        Parameters
-        ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
-
-        Returns
-        -------
-        scores : ndarray of shape (n_samples, n_classes), float32
-            Of shape (n_samples,) if there are two classes.
-        """
-        check_is_fitted(self)
-        return self.best_estimator_.decision_function(X)
+    predict = _of_best_estimator("predict")
+    predict_topk = _of_best_estimator("predict_topk")
+    predict_proba = _of_best_estimator("predict_proba")
+    predict_log_proba = _of_best_estimator("predict_log_proba")
+    decision_function = _of_best_estimator("decision_function")
 
     @available_if(_is_refitted)
     def score(self, X, y, sample_weight=None):

@@ -31,7 +31,34 @@ __all__ = [
 ]
 
 
-class MemoryCurveDisplay:
+class _Display:
+    """Axes of its own, or those of the caller; `_draw` draws into `ax_`."""
+
+    def plot(self, ax=None, **kwargs):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default=None
+            Where to draw; None makes a figure.
+        **kwargs : dict
+            Passed to the method of `Axes` that draws: to `Axes.bar` for bars, otherwise
+            to `Axes.plot`, for every line.
+
+        Returns
+        -------
+        display : the display itself
+        """
+        check_matplotlib_support(f"{type(self).__name__}.plot")
+        import matplotlib.pyplot as plt
+
+        self.ax_ = plt.figure(layout="constrained").add_subplot() if ax is None else ax
+        self.figure_ = self.ax_.figure
+        self._draw(**kwargs)
+        return self
+
+
+class MemoryCurveDisplay(_Display):
     """Score against the bytes of a model, with a line for each number of buckets.
 
     Make it with `from_results` or `from_estimators`.
@@ -152,21 +179,7 @@ class MemoryCurveDisplay:
         display = cls(n_bytes, scores, list(estimators), score_name="Accuracy")
         return display.plot(ax, **line_kw)
 
-    def plot(self, ax=None, **line_kw):
-        """Draw.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        **line_kw : dict
-            Passed to `Axes.plot`.
-
-        Returns
-        -------
-        display : MemoryCurveDisplay
-        """
-        self.ax_, self.figure_ = _axes(type(self).__name__, ax)
+    def _draw(self, **line_kw):
         lines = zip(self.n_bytes, self.scores, self.labels, strict=True)
         self.lines_ = []
         for n_bytes, scores, label in lines:
@@ -182,10 +195,9 @@ class MemoryCurveDisplay:
         self.ax_.set(xscale="log", xlabel="Model size", ylabel=self.score_name)
         _show_bytes(self.ax_.xaxis)
         self.ax_.legend()
-        return self
 
 
-class RepetitionCurveDisplay:
+class RepetitionCurveDisplay(_Display):
     """Accuracy of the first 1, 2, ..., R repetitions of a fitted MACHClassifier.
 
     Make it with `from_estimator`.
@@ -256,31 +268,16 @@ class RepetitionCurveDisplay:
         name = f"{model.n_buckets_} buckets" if name is None else name
         return cls(np.arange(1, scores.size + 1), scores, name=name).plot(ax, **line_kw)
 
-    def plot(self, ax=None, **line_kw):
-        """Draw.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        **line_kw : dict
-            Passed to `Axes.plot`.
-
-        Returns
-        -------
-        display : RepetitionCurveDisplay
-        """
-        self.ax_, self.figure_ = _axes(type(self).__name__, ax)
+    def _draw(self, **line_kw):
         style = {"marker": ".", "label": self.name} | line_kw
         (self.line_,) = self.ax_.plot(self.n_repetitions, self.scores, **style)
         self.ax_.set(xlabel="Repetitions R", ylabel="Accuracy")
         _whole_numbers(self.ax_.xaxis)
         if style["label"] is not None:
             self.ax_.legend()
-        return self
 
 
-class CollisionDisplay:
+class CollisionDisplay(_Display):
     """Chance that two classes share all buckets, against R: bound and simulation.
 
     Make it with `from_parameters`.
@@ -370,21 +367,7 @@ class CollisionDisplay:
         name = f"{n_classes:,} classes, {n_buckets:,} buckets"
         return cls(stages, bound, rate / n_tables, name=name).plot(ax, **line_kw)
 
-    def plot(self, ax=None, **line_kw):
-        """Draw.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        **line_kw : dict
-            Passed to `Axes.plot`, for both lines.
-
-        Returns
-        -------
-        display : CollisionDisplay
-        """
-        self.ax_, self.figure_ = _axes(type(self).__name__, ax)
+    def _draw(self, **line_kw):
         style = {"linestyle": "--", "label": "bound"} | line_kw
         (self.bound_,) = self.ax_.plot(self.n_repetitions, self.bound, **style)
         seen = self.rate > 0
@@ -400,10 +383,9 @@ class CollisionDisplay:
         )
         _whole_numbers(self.ax_.xaxis)
         self.ax_.legend()
-        return self
 
 
-class ReliabilityDisplay:
+class ReliabilityDisplay(_Display):
     """Reliability diagram of the best class: how often it is right, by its probability.
 
     Make it with `from_estimator` or `from_predictions`.
@@ -525,21 +507,7 @@ class ReliabilityDisplay:
         accuracy = np.bincount(bins, hit)[used] / n_rows
         return cls(confidence, accuracy, n_rows, name=name).plot(ax, **line_kw)
 
-    def plot(self, ax=None, **line_kw):
-        """Draw.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        **line_kw : dict
-            Passed to `Axes.plot`.
-
-        Returns
-        -------
-        display : ReliabilityDisplay
-        """
-        self.ax_, self.figure_ = _axes(type(self).__name__, ax)
+    def _draw(self, **line_kw):
         diagonal = "perfectly calibrated"
         if diagonal not in self.ax_.get_legend_handles_labels()[1]:
             self.ax_.plot([0, 1], [0, 1], "k:", label=diagonal)
@@ -553,10 +521,9 @@ class ReliabilityDisplay:
             aspect="equal",
         )
         self.ax_.legend()
-        return self
 
 
-class ClassFrequencyDisplay:
+class ClassFrequencyDisplay(_Display):
     """Accuracy by how many training rows the true class has.
 
     Make it with `from_estimator` or `from_predictions`.
@@ -652,21 +619,7 @@ class ClassFrequencyDisplay:
         display = cls([names[m] for m in used], n_hits / n_rows[used], n_rows[used])
         return display.plot(ax, **bar_kw)
 
-    def plot(self, ax=None, **bar_kw):
-        """Draw.
-
-        Parameters
-        ----------
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        **bar_kw : dict
-            Passed to `Axes.bar`.
-
-        Returns
-        -------
-        display : ClassFrequencyDisplay
-        """
-        self.ax_, self.figure_ = _axes(type(self).__name__, ax)
+    def _draw(self, **bar_kw):
         self.bar_ = self.ax_.bar(self.labels, self.accuracy, **bar_kw)
         rows = [f"{n:,}" for n in self.n_rows]
         self.ax_.bar_label(self.bar_, rows, fontsize="small")
@@ -676,17 +629,6 @@ class ClassFrequencyDisplay:
             xlabel="Training rows of the class (on the bars: rows scored)",
             ylabel="Accuracy",
         )
-        return self
-
-
-def _axes(name, ax):
-    """The axes to draw into, of a new figure if None, and their figure."""
-    check_matplotlib_support(f"{name}.plot")
-    import matplotlib.pyplot as plt
-
-    if ax is None:
-        ax = plt.figure(layout="constrained").add_subplot()
-    return ax, ax.figure
 
 
 def _score_name(scoring):

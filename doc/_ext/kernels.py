@@ -37,10 +37,14 @@ def describe(kernel):
     parameters = ", ".join(inspect.signature(kernel.py_func).parameters)
     name = nodes.literal(text=f"{kernel.__name__}({parameters})")
     text = (inspect.getdoc(kernel.py_func) or "").split("\n\n")[0]
+    parts = [
+        nodes.literal(text=part) if i % 2 else nodes.Text(part)
+        for i, part in enumerate(text.split("`"))
+    ]
     return nodes.definition_list_item(
         "",
         nodes.term("", "", name),
-        nodes.definition("", nodes.paragraph(text=text)),
+        nodes.definition("", nodes.paragraph("", "", *parts)),
     )
 
 
