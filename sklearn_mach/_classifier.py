@@ -150,8 +150,8 @@ class MACHClassifier(
         factor divided by the mean squared length of the rows (or the row's own, if
         larger).  The factor, between 1/4 and 16, is found in a short trial on at most
         30,000 rows; with fewer than 1,000 rows it is 4.  In `fit` with alpha=0, rare
-        features take longer steps than frequent ones, in proportion to the square of
-        their inverse document frequency; with a number all features take the same.
+        features take longer steps than frequent ones, in proportion to their inverse
+        document frequency; with a number all features take the same.
 
     max_iter : int or "auto", default="auto"
         Number of epochs; the step falls linearly to zero at the end of the last.

@@ -565,7 +565,6 @@ def squared_lengths(X, gain=None):
 
 @njit
 def _squared_lengths_csr(data, indices, indptr, gain, out):
-    """out (n,) = the sum of gain v^2 over the non-zeros of a row."""
     for i in range(out.shape[0]):
         total = 0.0
         for p in range(indptr[i], indptr[i + 1]):
@@ -593,13 +592,12 @@ def feature_sums(X, weight):
 def feature_gains(n_rows, squares, weight):
     """Factors of the steps of the features, float32 of shape (n_features,).
 
-    ``(1 + log((n + 1) / (n_j + 1)))**2`` for a feature that is not zero in n_j of the n
-    rows (the smooth idf of `TfidfTransformer`), scaled so that the mean squared length
-    of the rows stays.  One step for all would learn a feature as fast as it is
-    frequent; with these, W moves as if the features had been multiplied by the idf.
+    ``1 + log((n + 1) / (n_j + 1))`` for a feature that is not zero in n_j of the n rows
+    (the smooth idf of `TfidfTransformer`), scaled so that the mean squared length of
+    the rows stays.  One step for all would learn a feature as fast as it is frequent.
     n_rows, squares: of `feature_sums`.
     """
-    gain = (1 + np.log((weight.sum(dtype=np.float64) + 1) / (n_rows + 1))) ** 2
+    gain = 1 + np.log((weight.sum(dtype=np.float64) + 1) / (n_rows + 1))
     total = squares @ gain
     if total > 0:
         gain *= squares.sum() / total

@@ -79,9 +79,8 @@ def sgd_epoch(
 
 
 def feature_gains(X):
-    """Squares of 1 + log((n + 1) / (n_j + 1)), scaled to keep the rows' mean square."""
-    idf = np.array([1 + np.log((len(X) + 1) / (np.sum(x != 0) + 1)) for x in X.T])
-    gain = idf**2
+    """1 + log((n + 1) / (n_j + 1)), scaled so that the rows keep their mean square."""
+    gain = np.array([1 + np.log((len(X) + 1) / (np.sum(x != 0) + 1)) for x in X.T])
     return gain * np.sum(X**2) / np.sum(X**2 * gain)
 
 
