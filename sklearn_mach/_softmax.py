@@ -565,6 +565,7 @@ def squared_lengths(X, gain=None):
 
 @njit
 def _squared_lengths_csr(data, indices, indptr, gain, out):
+    """out (n,) = the sum of gain v^2 over the non-zeros of a row."""
     for i in range(out.shape[0]):
         total = 0.0
         for p in range(indptr[i], indptr[i + 1]):
