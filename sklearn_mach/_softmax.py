@@ -74,7 +74,8 @@ def _exp(x):
 def _largest(z):
     """Largest of a float32 vector, by its bits: LLVM vectorises integer maxima."""
     best = np.int32(-2147483648)
-    for bits in z.view(np.int32):
+    for value in z:
+        bits = np.float32(value).view(np.int32)
         best = max(best, np.int32(bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))))
     return np.int32(best ^ ((best >> 31) & np.int32(0x7FFFFFFF))).view(np.float32)
 
