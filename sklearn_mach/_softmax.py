@@ -132,7 +132,7 @@ def _multiply(z, first, stop, factor):
 @njit(fastmath=_ELEMENTWISE)
 def _sgd_epoch_csr(
     data, indices, indptr, order, y, table, weight, step, gain, decay, shrink, rate,
-    bias, lo, W, b, loss
+    bias, lo, W, b, loss, W_read
 ):  # fmt: skip
     """One pass over the rows `order` of a CSR matrix, a step a row.
 
@@ -143,7 +143,8 @@ def _sgd_epoch_csr(
     the L2 penalty times the common step.  rate (R,): factor of the steps of a
     repetition, 0 where training has stopped.
     bias: square of the value of the intercept's feature.  W (d, >= lo + R B), b (R B,)
-    and loss (R,), the sum of weight * -log P, are changed.  Returns the scale.
+    and loss (R,), the sum of weight * -log P, are changed.  W_read is W, of the type
+    that `_add_logits` is compiled for.  Returns the scale.
     """
     n_repetitions, n_buckets = rate.shape[0], b.shape[0] // rate.shape[0]
     z = np.empty(b.shape[0], np.float32)
@@ -155,7 +156,7 @@ def _sgd_epoch_csr(
         factor = decay[0] + (decay[1] - decay[0]) * t / order.shape[0]
         for q in range(z.shape[0]):
             z[q] = np.float32(0.0)
-        _add_logits(data, indices, start, stop, W, lo, z)
+        _add_logits(data, indices, start, stop, W_read, lo, z)
         for q in range(z.shape[0]):
             z[q] = z[q] * scale + b[q]
         for r in range(n_repetitions):
@@ -480,7 +481,8 @@ def train(X, y, table, columns, settings, task=_SILENT):
         common = (rows, y, table, s.weight, step, s.gain, decay, penalty, rate, s.bias)
         common += (lo, W, b, loss)
         if sp.issparse(X):
-            scale = _sgd_epoch_csr(*read_only(X.data, X.indices, X.indptr), *common)
+            *arrays, W_read = read_only(X.data, X.indices, X.indptr, W)
+            scale = _sgd_epoch_csr(*arrays, *common, W_read)
         else:
             with np.errstate(over="ignore", invalid="ignore"):  # reported below
                 scale = _sgd_epoch_dense(X, s.batch_size, *common)
@@ -553,26 +555,22 @@ def probe_step(X, y, column, n_buckets, settings):
     return float(_PROBE_FACTORS[best] * 2.0**shift)
 
 
+def _squares(X):
+    """Slices of rows and the squares of their values, float64, a batch at a time."""
+    for rows in gen_batches(X.shape[0], 1 << 16 if sp.issparse(X) else 1 << 10):
+        part = X[rows]
+        if not sp.issparse(X):
+            yield rows, np.square(part, dtype=np.float64)
+            continue
+        values = np.square(part.data, dtype=np.float64)
+        yield rows, sp.csr_array((values, part.indices, part.indptr), part.shape)
+
+
 def squared_lengths(X, gain=None):
     """Squared length of each row, of features times `gain`; float64 (n_samples,)."""
     if gain is None:
-        gain = np.ones(X.shape[1], np.float32)
-    if sp.issparse(X):
-        out = np.empty(X.shape[0])
-        _squared_lengths_csr(*read_only(X.data, X.indices, X.indptr), gain, out)
-        return out
-    return np.einsum("ij,ij,j->i", X, X, gain, dtype=np.float64)
-
-
-@njit
-def _squared_lengths_csr(data, indices, indptr, gain, out):
-    """out (n,) = the sum of gain v^2 over the non-zeros of a row."""
-    for i in range(out.shape[0]):
-        total = 0.0
-        for p in range(indptr[i], indptr[i + 1]):
-            v = np.float64(data[p])
-            total += v * v * gain[indices[p]]
-        out[i] = total
+        gain = np.ones(X.shape[1])
+    return np.concatenate([squares @ gain for _, squares in _squares(X)])
 
 
 def feature_sums(X, weight):
@@ -580,15 +578,12 @@ def feature_sums(X, weight):
 
     Two float64 arrays of shape (n_features,).
     """
-    n_rows, squares = np.zeros(X.shape[1]), np.zeros(X.shape[1])
-    if sp.issparse(X):
-        arrays = read_only(X.data, X.indices, X.indptr)
-        _feature_sums_csr(*arrays, weight, n_rows, squares)
-    else:
-        for rows in gen_batches(X.shape[0], 1024):
-            n_rows += weight[rows] @ (X[rows] != 0)
-            squares += weight[rows] @ np.square(X[rows], dtype=np.float64)
-    return n_rows, squares
+    n_rows, sums = np.zeros(X.shape[1]), np.zeros(X.shape[1])
+    for rows, squares in _squares(X):
+        w = weight[rows].astype(np.float64)
+        n_rows += w @ (squares != 0)
+        sums += w @ squares
+    return n_rows, sums
 
 
 def feature_gains(n_rows, squares, weight):
@@ -622,18 +617,6 @@ def _warn_about_scales(n_rows, squares):
         )
 
 
-@njit
-def _feature_sums_csr(data, indices, indptr, weight, n_rows, squares):
-    """n_rows (d,) += weights of the rows with the feature; squares (d,) += w v^2."""
-    for i in range(weight.shape[0]):
-        w = np.float64(weight[i])
-        for p in range(indptr[i], indptr[i + 1]):
-            v = np.float64(data[p])
-            if v != 0.0:
-                n_rows[indices[p]] += w
-                squares[indices[p]] += w * v * v
-
-
 def coherence(X, step, gain, bias, batch_size, seed):
     """How many times a batch of dense rows overshoots if each takes its own step.
 
@@ -661,7 +644,7 @@ def _logits_csr(data, indices, indptr, W, b, out):
         for q in range(b.shape[0]):
             out[i, q] = b[q]
         start, stop = np.int64(indptr[i]), np.int64(indptr[i + 1])
-        _add_logits(data, indices, start, stop, W, 0, out[i])
+        _add_logits(data, indices, start, stop, W, np.int64(0), out[i])
 
 
 @njit(fastmath=_ELEMENTWISE)
