@@ -99,7 +99,7 @@ def draw_table(
         rng = np.random.default_rng(seeds[r])
         table[:, r] = _clustered(sketch(seeds[r]), n_buckets, rng)
 
-    with threadpool_limits(1, "blas"):
+    with threadpool_limits(1, "blas"):  # whose sums depend on its threads
         Parallel(n_jobs=n_jobs, require="sharedmem")(
             delayed(cluster)(r) for r in clustered
         )

@@ -640,11 +640,12 @@ def coherence(X, step, gain, bias, batch_size, seed):
 @njit(fastmath=_ELEMENTWISE)
 def _logits_csr(data, indices, indptr, W, b, out):
     """out (n, R B) = X W + b for a CSR X, every row by itself."""
+    lo = np.int64(0)  # for a literal `_add_logits` would be compiled again
     for i in range(out.shape[0]):
         for q in range(b.shape[0]):
             out[i, q] = b[q]
         start, stop = np.int64(indptr[i]), np.int64(indptr[i + 1])
-        _add_logits(data, indices, start, stop, W, np.int64(0), out[i])
+        _add_logits(data, indices, start, stop, W, lo, out[i])
 
 
 @njit(fastmath=_ELEMENTWISE)
