@@ -26,6 +26,7 @@ import scipy.sparse as sp
 
 from sklearn_mach import MACHClassifier
 from sklearn_mach._decoding import decode_scores, decode_topk, prepare, rank_of
+from sklearn_mach._stages import decode_stages
 from sklearn_mach.datasets import make_many_classes
 
 K, R, B = 105_033, 25, 32
@@ -264,6 +265,9 @@ for merge in ("sum", "min", "median"):
         few[:32], table, merge=m
     )
     tasks[f"decode_topk, k=10, {merge}"] = lambda m=merge: decode_topk(
+        few, table, 10, merge=m
+    )
+    tasks[f"decode_stages of all R, k=10, {merge}"] = lambda m=merge: decode_stages(
         few, table, 10, merge=m
     )
 for task in tasks.values():

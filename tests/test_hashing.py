@@ -243,6 +243,22 @@ def test_clustered_columns_put_similar_classes_together():
     assert n_codes(table) == 48
 
 
+def test_threads_change_no_bucket():
+    def sketch(seed):
+        return np.random.default_rng(seed).standard_normal((500, 6))
+
+    tables = [
+        draw_table(500, 8, range(20), "clustered", None, sketch, n_jobs=n_jobs)
+        for n_jobs in (None, 3)
+    ]
+    np.testing.assert_array_equal(*tables)
+    # Column by column, each added to those before: in no other order.
+    table = None
+    for r in range(3, 21):  # 8**3 codes are enough for 500 classes
+        table = draw_table(500, 8, range(r), "clustered", table, sketch)
+    np.testing.assert_array_equal(table, tables[0])
+
+
 def test_clustered_columns_wait_until_all_classes_are_separated():
     equal = np.ones((32, 4))  # of no use to tell classes apart
     table = draw_table(32, 2, range(5), "clustered", None, lambda _: equal)

@@ -259,6 +259,27 @@ def test_gains_are_in_proportion_to_the_idf_of_scikit_learn():
     assert_allclose(gain, dense, rtol=1e-6)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_sums_of_squares_equal_those_of_the_whole_matrix(sparse):
+    rng = np.random.default_rng(0)  # more rows than are squared at a time
+    X = rng.standard_normal((70_000 if sparse else 1_500, 5)).astype(np.float32)
+    X[rng.random(X.shape) < 0.6] = 0
+    weight = rng.random(len(X)).astype(np.float32)
+    gain = rng.random(5).astype(np.float32)
+    rows = X
+    if sparse:  # with one zero that is stored, which is no value
+        rows = sp.csr_matrix(X)
+        rows.data[0] = 0
+        X = rows.toarray()
+    squares = X.astype(np.float64) ** 2
+    lengths = _softmax.squared_lengths(rows, gain)
+    assert_allclose(lengths, squares @ gain.astype(np.float64), rtol=1e-12)
+    n_rows, sums = _softmax.feature_sums(rows, weight)
+    weight = weight.astype(np.float64)
+    assert_allclose(n_rows, weight @ (X != 0), rtol=1e-12)
+    assert_allclose(sums, weight @ squares, rtol=1e-12)
+
+
 @pytest.mark.parametrize("options", [{"learning_rate": 0.3}, {"alpha": 0.01}])
 def test_a_given_step_and_a_penalty_are_the_same_for_all_features(options):
     X = sp.csr_matrix(problem()[0])
