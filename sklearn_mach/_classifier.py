@@ -969,8 +969,9 @@ class MACHClassifier(
 
         What a model of r repetitions would predict, for every r, at the cost of a few
         times `predict_topk`: the scores of r repetitions are those of r - 1 and one
-        more. All stages are made before the first is given: they are held as 4 bytes
-        (8 with `return_scores`) for each row, stage and place among the best k.
+        more. Only medians are found anew for each r. All stages are made before the
+        first is given: they are held as 4 bytes (8 with `return_scores`) for each row,
+        stage and place among the best k.
 
         Parameters
         ----------

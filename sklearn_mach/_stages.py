@@ -1,9 +1,9 @@
-"""The best classes after 1, 2, ..., R repetitions, exactly and in one pass.
+"""The best classes after 1, 2, ..., R repetitions, exactly.
 
 The deficit of a class, how far it is below the best score there could be, only grows
 from stage to stage: by addition or, for the minimum, as a maximum. As in `_decoding`,
-deficits in units, rounded down to 8 bits, rule a class out; here for all stages at
-once. The unit is that of the last stage, where the k-th best class has its largest
+deficits in units, rounded down to 8 bits, rule a class out; here for all stages in one
+pass. The unit is that of the last stage, where the k-th best class has its largest
 deficit.
 """
 
@@ -40,14 +40,13 @@ def decode_stages(scores, table, k, *, merge="sum"):
     n, R, B = scores.shape
     indices = np.empty((n, R, k), dtype=np.int32)
     values = np.empty((n, R, k), dtype=np.float32)
-    if k > 64 and k > table.shape[0] // 16:  # sorting beats running lists
+    # A median has no deficit that only grows; and sorting beats long running lists.
+    if merge == "median" or (k > 64 and k > table.shape[0] // 16):
         for r in range(R):
             first = np.ascontiguousarray(scores[:, : r + 1])
             codes = np.ascontiguousarray(table[:, : r + 1])
             best = decode_topk(first, codes, k, merge=merge)
             indices[:, r], values[:, r] = best
-    elif merge == "median":
-        _stages_median(scores, table, indices, values)
     else:
         deficits = _aligned((R, B, _LANES), np.float32)
         lanes = _aligned((R, B, _LANES), np.uint8)
@@ -223,23 +222,3 @@ def _stages_deficits(scores, adds, deficits):
                 error[i] += max(abs(highest), abs(lowest))
         error[i] *= (R + 2) * 2.0**-24
     return ceiling, span, error
-
-
-@njit(fastmath=False)
-def _stages_median(scores, table, indices, values):
-    """Write the classes of the best medians to indices and values (n, R, n_best)."""
-    n, R, n_best = indices.shape
-    half = np.float32(0.5)
-    ordered = np.empty(R, dtype=np.float32)  # the scores of a class so far, ascending
-    for i in range(n):
-        for k in range(table.shape[0]):
-            for r in range(R):
-                score = scores[i, r, table[k, r]]
-                j = r
-                while j > 0 and ordered[j - 1] > score:
-                    ordered[j] = ordered[j - 1]
-                    j -= 1
-                ordered[j] = score
-                median = (ordered[r // 2] + ordered[(r + 1) // 2]) * half
-                if k < n_best or median > values[i, r, n_best - 1]:
-                    _insert(k, median, indices[i, r], values[i, r])
