@@ -32,6 +32,7 @@ from sklearn_mach import MACHClassifier, _hashing, _softmax
 from sklearn_mach.datasets import make_many_classes
 
 B = 32
+N_EPOCHS = 3
 OPTIONS = {
     "learning_rate": 1.0,
     "max_iter": 1,
@@ -73,38 +74,38 @@ def seconds(function, *args):
 
 def sparse_rows(name, X, y, repeats):
     n_classes = int(y.max()) + 1
-    settings = _softmax.make_settings(X, None, OPTIONS, 0)
+    options = OPTIONS | {"max_iter": N_EPOCHS}
+    floats = _softmax.make_settings(X, None, options, 0)
+    options |= {"learning_rate": "auto"}
     for n_columns in (256, 800, 2048):
+        integers = _softmax.make_settings(
+            X, None, options, 0, use_gains=True, n_columns=n_columns
+        )
         table = _hashing.draw_table(n_classes, B, range(n_columns // B))
         W, b = np.zeros((X.shape[1], n_columns), np.float32), np.zeros(n_columns)
         b = b.astype(np.float32)
         bare_epoch(X, W, 1)  # compiles, and touches every page of W
-        _softmax.train_all(X[:100], y[:100], table, W, b, 0, False, _cut(settings), 1)
+        for settings in (floats, integers):
+            few = settings._replace(train=settings.train[:100])
+            _softmax.train_all(X, y, table, W, b, 0, False, few, 1)
         for n_jobs in (1, 2):
-            bare, ours = [], []
+            times = []
             for _ in range(repeats):
-                bare.append(seconds(bare_epoch, X, W, n_jobs))
-                W[:] = 0
-                args = (X, y, table, W, b, 0, False, settings, n_jobs)
-                ours.append(seconds(_softmax.train_all, *args))
-            bare, ours = median(bare), median(ours)
-            rate = 8 * n_columns * X.nnz / bare / 1e9
+                times.append([seconds(bare_epoch, X, W, n_jobs)])
+                for settings in (floats, integers):
+                    W[:], b[:] = 0, 0
+                    args = (X, y, table, W, b, 0, True, settings, n_jobs)
+                    times[-1].append(seconds(_softmax.train_all, *args) / N_EPOCHS)
+            bare, ours, short = np.median(times, axis=0) / X.shape[0] * 1e6
+            rate = 8 * n_columns * X.nnz / X.shape[0] / bare / 1e3
             bar = "<= 1.5" if n_columns >= 800 else "-"
             print(
-                f"{name:12} R B {n_columns:5} threads {n_jobs}: "
-                f"{ours / X.shape[0] * 1e6:6.2f} us a row, bare "
-                f"{bare / X.shape[0] * 1e6:6.2f} ({rate:4.1f} GB/s), "
-                f"ratio {ours / bare:4.2f} (bar {bar})",
+                f"{name:12} R B {n_columns:5} threads {n_jobs}: bare {bare:6.2f} us a "
+                f"row ({rate:4.1f} GB/s), float32 {ours:6.2f}, ratio "
+                f"{ours / bare:4.2f} (bar {bar}), 16 bits {short:6.2f}, ratio "
+                f"{short / bare:4.2f}",
                 flush=True,
             )
-
-
-def _cut(settings, n=100):
-    """The settings of the first n rows."""
-    rows = np.arange(n, dtype=np.int32)
-    return settings._replace(
-        step=settings.step[:n], weight=settings.weight[:n], train=rows
-    )
 
 
 def dense_rows(repeats, n_samples=4096, n_columns=512):

@@ -820,7 +820,14 @@ class MACHClassifier(
         if method == "fit":
             n_held = _n_calibration(n_samples, plan.table.shape[0], n_buckets)
         settings = _softmax.make_settings(
-            X, weight, options, seed, mean_length, n_held, use_gains=method == "fit"
+            X,
+            weight,
+            options,
+            seed,
+            mean_length,
+            n_held,
+            use_gains=method == "fit",
+            n_columns=width if self.device_ == "cpu" else 0,
         )
         if method == "partial_fit":
             decay = 1 / np.sqrt(1 + seen / block)
@@ -848,7 +855,12 @@ class MACHClassifier(
                 b[: plan.n_old * n_buckets] = self._intercepts
 
         def attributes():
-            return {"_weights": W.copy(), "_intercepts": b.copy(), "_scalars": None}
+            weights = W.copy()
+            if settings.unit is not None:
+                sizes = first, plan.n_repetitions, n_buckets
+                blocks = _softmax.split_repetitions(X, *sizes, self.n_jobs)
+                _softmax.to_float(weights, blocks, n_buckets, settings.unit)
+            return {"_weights": weights, "_intercepts": b.copy(), "_scalars": None}
 
         block_task = partial(
             task, "repetitions", n_epochs=len(settings.decay), attributes=attributes

@@ -10,6 +10,12 @@ For a row x of class y with weight s, every repetition r takes the step
 ``W_r -= eta s (g * x) (softmax(x W_r + b_r) - onehot(h_r(y)))``; the intercept is the
 weight of one more feature, whose value is the typical length of a row.  The gains g
 (d,) give rare features longer steps, see `feature_gains`.
+
+An epoch over CSR rows is as fast as memory brings the weights.  Where they do not fit
+the caches they are therefore integers of 16 bits while they are trained, in units of
+a fraction of a feature's longest step, see `units`; a step is rounded at random, to
+one of the two nearest integers, so that it is right on average.  The integers of a
+row of W lie in the first half of the memory of its floats and become floats in place.
 """
 
 import time
@@ -19,6 +25,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from joblib import effective_n_jobs
+from llvmlite import ir
+from numba import config, types
+from numba.core import cgutils
+from numba.extending import intrinsic
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
@@ -39,6 +49,8 @@ _N_PROBE = 30_000  # rows of the trial
 _N_PROBE_BUCKETS = 64  # at most, in the trial
 _N_PROBE_MIN = 1_000  # with fewer rows there is no trial
 _STEP = 4.0  # but this factor
+_CACHED = 32 << 20  # bytes of weights that are not worth 16 bits
+_RANGE = 64.0  # steps of a feature, at least, that fit its 16 bits
 _SCALE_RATIO = 1e3  # features whose scales differ by more are reported
 _PROBE_FACTORS = np.float32(2.0) ** np.arange(-2, 5, dtype=np.float32)
 
@@ -74,8 +86,8 @@ def _exp(x):
 def _largest(z):
     """Largest of a float32 vector, by its bits: LLVM vectorises integer maxima."""
     best = np.int32(-2147483648)
-    for value in z:
-        bits = np.float32(value).view(np.int32)
+    for q in range(z.shape[0]):  # over z itself takes five times as long
+        bits = np.float32(z[q]).view(np.int32)
         best = max(best, np.int32(bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))))
     return np.int32(best ^ ((best >> 31) & np.int32(0x7FFFFFFF))).view(np.float32)
 
@@ -186,6 +198,203 @@ def _sgd_epoch_csr(
     return scale
 
 
+if config.DISABLE_JIT:
+
+    def _add_product(w, g, k, dither):
+        """w += (g * k + dither) >> 16, saturating: int16 arrays of one length."""
+        product = (g.astype(np.int64) * k + dither) >> 16
+        w[:] = np.clip(w + product, -32768, 32767)
+
+    def _prefetch(w):
+        """Ask for the memory of an int16 array of one dimension."""
+
+else:
+    _LANES = 16
+    _VECTOR = ir.VectorType(ir.IntType(16), _LANES)
+    _WIDE = ir.VectorType(ir.IntType(32), _LANES)
+
+    @intrinsic
+    def _add_product_vectors(typing, w, g, k, limit):
+        """_add_product of whole vectors; a sum carries if its low half is > limit.
+
+        The two halves of the products are made apart, which LLVM does not find out.
+        """
+
+        def generate(context, builder, signature, args):
+            w, g = (
+                context.make_array(signature.args[j])(context, builder, args[j])
+                for j in (0, 1)
+            )
+            (n,) = cgutils.unpack_tuple(builder, w.shape, 1)
+
+            def constant(vector, value):
+                return ir.Constant(vector, [value] * _LANES)
+
+            def splat(value):
+                none = ir.Constant(_VECTOR, ir.Undefined)
+                one = builder.insert_element(none, value, ir.IntType(32)(0))
+                return builder.shuffle_vector(one, none, constant(_WIDE, 0))
+
+            def pointer(array, i):
+                return builder.bitcast(
+                    builder.gep(array.data, [i]), _VECTOR.as_pointer()
+                )
+
+            add = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(_VECTOR, [_VECTOR, _VECTOR]),
+                f"llvm.sadd.sat.v{_LANES}i16",
+            )
+            factor, limit = splat(args[2]), splat(args[3])
+            wide_factor = builder.sext(factor, _WIDE)
+            zero, step = ir.IntType(64)(0), ir.IntType(64)(_LANES)
+            whole = builder.and_(n, ir.IntType(64)(-_LANES))
+            with cgutils.for_range_slice(builder, zero, whole, step) as (i, _):
+                value = builder.load(pointer(g, i), align=2)
+                low = builder.mul(value, factor)
+                low = builder.xor(low, constant(_VECTOR, -32768))  # to compare signed
+                carry = builder.sext(builder.icmp_signed(">", low, limit), _VECTOR)
+                high = builder.mul(builder.sext(value, _WIDE), wide_factor)
+                high = builder.lshr(high, constant(_WIDE, 16))
+                change = builder.sub(builder.trunc(high, _VECTOR), carry)
+                old = builder.load(pointer(w, i), align=2)
+                new = builder.call(add, [old, change])
+                builder.store(new, pointer(w, i), align=2)
+            return context.get_dummy_value()
+
+        return types.none(w, g, types.int16, types.int16), generate
+
+    @njit
+    def _add_product(w, g, k, dither):
+        """w += (g * k + dither) >> 16, saturating: int16 arrays of one length."""
+        _add_product_vectors(w, g, k, np.int16(np.int32(32767) - dither))
+        for q in range(w.shape[0] // 16 * 16, w.shape[0]):
+            product = (np.int32(g[q]) * np.int32(k) + dither) >> np.int32(16)
+            w[q] = min(max(w[q] + product, -32768), 32767)
+
+    @intrinsic
+    def _prefetch(typing, w):
+        """Ask for the memory of an int16 array of one dimension."""
+
+        def generate(context, builder, signature, args):
+            array = context.make_array(signature.args[0])(context, builder, args[0])
+            (n,) = cgutils.unpack_tuple(builder, array.shape, 1)
+            word, index = ir.IntType(32), ir.IntType(64)
+            kind = array.data.type
+            prefetch = cgutils.get_or_insert_function(
+                builder.module,
+                ir.FunctionType(ir.VoidType(), [kind, word, word, word]),
+                "llvm.prefetch.p0",
+            )
+            with cgutils.for_range_slice(builder, index(0), n, index(32)) as (i, _):
+                place = builder.gep(array.data, [i])
+                builder.call(prefetch, [place, word(0), word(3), word(1)])
+            return context.get_dummy_value()
+
+        return types.none(w), generate
+
+
+@njit(fastmath=_ELEMENTWISE)
+def _add_logits_int16(data, indices, start, stop, W, unit, lo, z):
+    """As `_add_logits` for weights that are W times the unit (d,) of the feature."""
+    width = z.shape[0]
+    p = start
+    while p + 4 <= stop:
+        j0, j1, j2, j3 = indices[p], indices[p + 1], indices[p + 2], indices[p + 3]
+        v0, v1 = np.float32(data[p]) * unit[j0], np.float32(data[p + 1]) * unit[j1]
+        v2, v3 = np.float32(data[p + 2]) * unit[j2], np.float32(data[p + 3]) * unit[j3]
+        w0, w1 = W[j0, lo : lo + width], W[j1, lo : lo + width]
+        w2, w3 = W[j2, lo : lo + width], W[j3, lo : lo + width]
+        for q in range(width):
+            z[q] = (
+                z[q]
+                + v0 * np.float32(w0[q])
+                + v1 * np.float32(w1[q])
+                + v2 * np.float32(w2[q])
+                + v3 * np.float32(w3[q])
+            )
+        p += 4
+    while p < stop:
+        v = np.float32(data[p]) * unit[indices[p]]
+        w = W[indices[p], lo : lo + width]
+        for q in range(width):
+            z[q] += v * np.float32(w[q])
+        p += 1
+
+
+@njit(fastmath=_ELEMENTWISE)
+def _sgd_epoch_int16(
+    data, indices, indptr, order, y, table, weight, step, lift, decay, unit, factor,
+    rate, bias, lo, W, b, loss, state
+):  # fmt: skip
+    """As `_sgd_epoch_csr`, without a penalty, for weights of 16 bits.
+
+    The weights are the unit (d,) of the feature times the factor (R,) of the
+    repetition times the integers that lie in the columns of W from lo on.  lift (d,):
+    4 gain / unit.  state: 32 random bits, from which those follow that steps are
+    rounded by.
+    """
+    W = W.view(np.int16)
+    lo = 2 * lo
+    n_repetitions, n_buckets = rate.shape[0], b.shape[0] // rate.shape[0]
+    z = np.empty(b.shape[0], np.float32)
+    g = np.empty(b.shape[0], np.int16)
+    row_loss = np.empty(n_repetitions, np.float64)
+    scale = np.empty(b.shape[0], np.float32)  # of the logits
+    bias_rate = np.empty(b.shape[0], np.float32)
+    to_g = np.empty(b.shape[0], np.float32)
+    for q in range(b.shape[0]):
+        r = q // n_buckets
+        scale[q] = factor[r]
+        bias_rate[q] = bias * rate[r]
+        to_g[q] = -16384.0 if rate[r] != 0 else 0.0
+    for t in range(order.shape[0]):
+        i = order[t]
+        start, stop = np.int64(indptr[i]), np.int64(indptr[i + 1])
+        for q in range(z.shape[0]):
+            z[q] = np.float32(0.0)
+        _add_logits_int16(data, indices, start, stop, W, unit, lo, z)
+        for q in range(z.shape[0]):
+            z[q] = z[q] * scale[q] + b[q]
+        for r in range(n_repetitions):
+            row_loss[r] = 0.0
+        _softmax_gradient(z, table[y[i]], n_buckets, np.float32(1.0), row_loss)
+        for r in range(n_repetitions):
+            loss[r] += weight[i] * row_loss[r]
+        falling = decay[0] + (decay[1] - decay[0]) * t / order.shape[0]
+        row_step = np.float32(step[i] * falling)
+        if row_step == 0.0:
+            continue
+        for q in range(z.shape[0]):
+            b[q] -= row_step * bias_rate[q] * z[q]
+            g[q] = np.int16(np.int32(np.rint(z[q] * to_g[q])))
+        ahead = order[min(t + 1, order.shape[0] - 1)]
+        first, last = np.int64(indptr[ahead]), np.int64(indptr[ahead + 1])
+        for p in range(start, stop):
+            if first < last:  # the next row's weights come while these are changed
+                _prefetch(W[indices[first], lo : lo + z.shape[0]])
+                first += 1
+            j = indices[p]
+            state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
+            k = np.float32(data[p]) * row_step * lift[j]
+            k = np.int16(np.floor(k + np.float32(state >> 16) * np.float32(2.0**-16)))
+            state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
+            dither = np.int32(state >> 16)
+            _add_product(W[j, lo : lo + z.shape[0]], g, k, dither)
+
+
+@njit
+def _to_float(W, lo, hi, unit):
+    """The integers that lie in the columns ``lo:hi`` of W become the weights there."""
+    row = np.empty(hi - lo, np.int16)
+    for j in range(W.shape[0]):
+        integers = W[j].view(np.int16)
+        for q in range(hi - lo):
+            row[q] = integers[2 * lo + q]
+        for q in range(hi - lo):
+            W[j, lo + q] = row[q] * unit[j]
+
+
 @njit
 def _rescale(W, lo, rate, n_buckets, scale):
     """Multiply the weights of the active repetitions by `scale`."""
@@ -260,6 +469,8 @@ class Settings(NamedTuple):
     early_stopping : bool, whether the loss to watch is that of the rows set aside.
     verbose : int
     rate : float32 array of shape (R,), factors of the steps of the repetitions.
+    unit : float32 array of shape (n_features,), of the weights while they are integers
+        of 16 bits; None keeps them float32.
     """
 
     step: np.ndarray
@@ -277,15 +488,18 @@ class Settings(NamedTuple):
     early_stopping: bool
     verbose: int
     rate: np.ndarray | None = None
+    unit: np.ndarray | None = None
 
     def scaled(self, factor):
         """The same with all steps multiplied by `factor`."""
-        step = self.step * np.float32(factor)
-        return self._replace(step=step, penalty=self.penalty * factor)
+        step, unit = self.step * np.float32(factor), self.unit
+        if unit is not None:
+            unit = unit * np.float32(factor)
+        return self._replace(step=step, penalty=self.penalty * factor, unit=unit)
 
 
 def make_settings(
-    X, weight, options, seed, mean_length=None, n_held=0, use_gains=False
+    X, weight, options, seed, mean_length=None, n_held=0, use_gains=False, n_columns=0
 ):
     """Settings from the parameters of the estimator, the dictionary `options`.
 
@@ -293,7 +507,8 @@ def make_settings(
     learning_rate "auto" the steps are those for a factor of one: the inverse of the
     mean squared length of the rows (or of a row's own if that is larger), and for a
     dense X divided by the `coherence` of a batch.  `use_gains` gives rare features
-    longer steps then, unless a penalty asks for equal ones.
+    longer steps then, unless a penalty asks for equal ones.  With gains and rows of
+    equal weight, `n_columns` of W that do not fit the caches get 16 bits.
     """
     n_samples = X.shape[0]
     if weight is None:
@@ -316,9 +531,10 @@ def make_settings(
         batch_size = int(np.clip(n_samples // 256, 1, 128))
     common = options["learning_rate"]
     gain = np.ones(X.shape[1], np.float32)
+    has_gains = use_gains and common == "auto" and options["alpha"] == 0
     if common == "auto":
         common = 1 / mean_length
-        if use_gains and options["alpha"] == 0:
+        if has_gains:
             gain = feature_gains(n_rows, squares, weight)
             lengths = squared_lengths(X, gain)
         step = (weight / np.maximum(lengths, mean_length)).astype(np.float32)
@@ -331,6 +547,10 @@ def make_settings(
     n_epochs = options["max_iter"]
     if n_epochs == "auto":
         n_epochs = int(np.clip(-(-_MIN_VISITS // n_samples), 5, 100))
+    unit = None
+    is_large = 4 * X.shape[1] * n_columns > _CACHED
+    if has_gains and sp.issparse(X) and is_large and np.ptp(weight) == 0:
+        unit = units(X, step, gain, n_rows * n_epochs)
     if options["early_stopping"]:
         fraction = options["validation_fraction"]
         n_held = int(np.ceil(fraction * n_samples))
@@ -357,6 +577,7 @@ def make_settings(
         held=rows[:n_held],
         early_stopping=options["early_stopping"],
         verbose=options["verbose"],
+        unit=unit,
     )
 
 
@@ -401,10 +622,23 @@ def train_all(X, y, table, W, b, first, zero, settings, n_jobs, task=SilentTask)
             )
             for r, c, part in zip(blocks, columns, parts, strict=True)
         )
-    for c, (arrays, _, _) in zip(columns, results, strict=True):
-        if arrays is not None:
+    in_place = []
+    for r, c, (arrays, _, _) in zip(blocks, columns, results, strict=True):
+        if arrays is None:
+            in_place.append(r)
+        else:
             W[:, c], b[c] = arrays
+    if settings.unit is not None:
+        to_float(W, in_place, n_buckets, settings.unit)
     return max(int(n_iter.max()) for _, n_iter, _ in results)
+
+
+def to_float(W, blocks, n_buckets, unit):
+    """Weights of `blocks` of repetitions that are integers become float32, in place."""
+    Parallel(n_jobs=max(len(blocks), 1), require="sharedmem")(
+        delayed(_to_float)(W, r[0] * n_buckets, (r[-1] + 1) * n_buckets, unit)
+        for r in blocks
+    )
 
 
 class Columns:
@@ -460,7 +694,8 @@ def train(X, y, table, columns, settings, task=_SILENT):
 
     Returns
     -------
-    arrays : None if trained in place, or the arrays W and b
+    arrays : None if trained in place, or the arrays W and b; in place the weights stay
+        integers where the settings have units, see `to_float`
     n_iter : int array of shape (R,), epochs done
     loss : float array of shape (R,), mean log loss in the last epoch
     """
@@ -470,22 +705,31 @@ def train(X, y, table, columns, settings, task=_SILENT):
     n_repetitions = table.shape[1]
     rate = settings.rate
     rate = np.ones(n_repetitions, np.float32) if rate is None else rate.copy()
+    factor = rate.copy()
+    lift = None if s.unit is None else 4 * s.gain / s.unit
     best = np.full(n_repetitions, np.inf)
     since_best = np.zeros(n_repetitions, np.int64)
     n_iter = np.zeros(n_repetitions, np.int64)
     last_loss = np.full(n_repetitions, np.nan)
     no_step = np.zeros_like(s.step)
 
-    def run(rows, step, decay, penalty):
+    def run(rows, step, decay, penalty, state=0):
         loss = np.zeros(n_repetitions)
-        common = (rows, y, table, s.weight, step, s.gain, decay, penalty, rate, s.bias)
-        common += (lo, W, b, loss)
-        if sp.issparse(X):
+        common = (rows, y, table, s.weight, step)
+        trained = (rate, s.bias, lo, W, b, loss)
+        scale = 1
+        if lift is not None:
+            arrays = read_only(X.data, X.indices, X.indptr)
+            common += (lift, decay, s.unit, factor)
+            _sgd_epoch_int16(*arrays, *common, *trained, state)
+        elif sp.issparse(X):
             *arrays, W_read = read_only(X.data, X.indices, X.indptr, W)
-            scale = _sgd_epoch_csr(*arrays, *common, W_read)
+            common += (s.gain, decay, penalty)
+            scale = _sgd_epoch_csr(*arrays, *common, *trained, W_read)
         else:
+            common += (s.gain, decay, penalty)
             with np.errstate(over="ignore", invalid="ignore"):  # reported below
-                scale = _sgd_epoch_dense(X, s.batch_size, *common)
+                scale = _sgd_epoch_dense(X, s.batch_size, *common, *trained)
         if scale != 1:
             _rescale(W, lo, rate, b.size // n_repetitions, np.float32(scale))
         return loss / max(s.weight[rows].sum(dtype=np.float64), np.finfo(float).tiny)
@@ -493,8 +737,9 @@ def train(X, y, table, columns, settings, task=_SILENT):
     started = time.perf_counter()
     for epoch, decay in enumerate(s.decay):
         task.begin_epoch()
-        order = np.random.default_rng([s.seed, epoch]).permutation(s.train)
-        loss = run(order, s.step, np.array(decay), s.penalty)
+        rng = np.random.default_rng([s.seed, epoch])
+        order, state = rng.permutation(s.train), int(rng.integers(2**32))
+        loss = run(order, s.step, np.array(decay), s.penalty, state)
         if s.early_stopping:
             loss = run(s.held, no_step, np.zeros(2), 0.0)
         if not (np.isfinite(loss).all() and np.isfinite(b).all()):
@@ -516,6 +761,8 @@ def train(X, y, table, columns, settings, task=_SILENT):
             best = np.minimum(best, loss)
         if task.end_epoch() or not rate.any():
             break
+    if lift is not None and not columns.in_place:
+        _to_float(W, 0, b.size, s.unit)
     return columns.result(), n_iter, last_loss
 
 
@@ -564,6 +811,26 @@ def _squares(X):
             continue
         values = np.square(part.data, dtype=np.float64)
         yield rows, sp.csr_array((values, part.indices, part.indptr), part.shape)
+
+
+def units(X, step, gain, n_visits):
+    """Units of the features' weights as integers of 16 bits, float32 (n_features,).
+
+    The range of a feature is 64 of its longest steps, and (n / 16)^(1/4) times as many
+    if it is visited n > 16 times in training.  Up to 256 visits no weight can leave it,
+    because the steps fall to zero; beyond, the largest weights of five data sets took
+    less than half of it.  Integers at the end of the range stay there.
+    """
+    longest = np.zeros(X.shape[1], np.float32)
+    for rows in gen_batches(X.shape[0], 1 << 14):
+        part = X[rows]
+        steps = np.repeat(step[rows], np.diff(part.indptr))
+        np.maximum.at(
+            longest, part.indices, np.abs(part.data, dtype=np.float32) * steps
+        )
+    n_steps = _RANGE * np.maximum(n_visits / 16, 1) ** 0.25
+    unit = longest * gain * (n_steps / 32768)
+    return np.where(unit > 0, unit, 1).astype(np.float32)
 
 
 def squared_lengths(X, gain=None):

@@ -25,3 +25,11 @@ def blobs():
         return (sp.csr_matrix(X) if sparse else X), y
 
     return make
+
+
+@pytest.fixture(params=["float32", "16 bits"])
+def storage(request, monkeypatch):
+    """How the built-in learner keeps its weights while it is trained on CSR rows."""
+    if request.param == "16 bits":  # however few the weights are
+        monkeypatch.setattr("sklearn_mach._softmax._CACHED", 0)
+    return request.param

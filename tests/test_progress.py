@@ -216,7 +216,7 @@ def test_processes_are_not_told_of(blobs, base):
 # Models after an epoch, and stopping ------------------------------------------------
 
 
-def test_an_epoch_hands_over_the_model_as_it_is_then(blobs):
+def test_an_epoch_hands_over_the_model_as_it_is_then(blobs, storage):
     X, y = blobs(60, noise=2.0)
     recorder = Recorder()
     fitted = model().set_callbacks(recorder).fit(X, y)
@@ -247,7 +247,7 @@ def test_a_refit_hands_over_the_new_model(blobs):
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-def test_a_callback_stops_the_training(blobs, sparse):
+def test_a_callback_stops_the_training(blobs, storage, sparse):
     X, y = blobs(60, sparse=sparse)
     second = epochs(0, 2)[-1]
     recorder = Recorder(react=lambda path: path == second)
@@ -262,7 +262,7 @@ def test_a_callback_stops_the_training(blobs, sparse):
     assert_array_equal(fitted.coef_, recorder.models[second].coef_)
 
 
-def test_a_callback_stops_one_block_and_not_the_others(blobs):
+def test_a_callback_stops_one_block_and_not_the_others(blobs, storage):
     X, y = blobs(60)
     recorder = Recorder(react=lambda path: path == epochs(2, 1)[0])
     fitted = model(n_jobs=2).set_callbacks(recorder).fit(X, y)

@@ -36,6 +36,11 @@ def largest_of(z):
     return _softmax._largest(z)
 
 
+@njit
+def add_product(w, g, k, dither):
+    _softmax._add_product(w, g, k, dither)
+
+
 def problem(n=30, d=7, K=6, seed=0):
     """Rows with zeros, numbers of classes, weights, and a table of three columns."""
     rng = np.random.default_rng(seed)
@@ -442,3 +447,131 @@ def test_bucket_probabilities_of_the_weights(sparse):
     expected = (expected[:, 0, table[:, 0]] + expected[:, 1, table[:, 1]]) / 2
     # Logits of some tens in float32.
     assert_allclose(model.decision_function(rows), expected, rtol=1e-5, atol=1e-5)
+
+
+# Weights of 16 bits -----------------------------------------------------------------
+
+
+@pytest.fixture
+def sixteen_bits(monkeypatch):
+    """However few the weights are, they have 16 bits while they are trained."""
+    monkeypatch.setattr(_softmax, "_CACHED", 0)
+
+
+@pytest.mark.parametrize("n", [1, 15, 16, 17, 40])
+@pytest.mark.parametrize("dither", [0, 1, 40_000, 65_535])
+def test_products_are_shifted_with_their_carry_and_saturate(n, dither):
+    rng = np.random.default_rng(n)
+    for k in (-32768, -3, 0, 1, 1000, 32767):
+        w, g = rng.integers(-32768, 32768, (2, n)).astype(np.int16)
+        g[0], w[-1] = 0, 32767
+        expected = [
+            max(-32768, min(32767, int(a) + (int(c) * k + dither) // 65536))
+            for a, c in zip(w, g, strict=True)
+        ]
+        add_product(w, g, np.int16(k), np.int32(dither))
+        assert_array_equal(w, expected)
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_steps_of_16_bits_are_right_on_average(monkeypatch, negative):
+    # Every feature is in one row, so that its weights are those of one rounded step.
+    n = 999  # no trial: both fits take the same steps
+    X = sp.eye_array(n, format="csr") * (-1.0 if negative else 1.0)
+    y = np.arange(n) % 3
+    table = np.array([[0, 1], [1, 0], [2, 2]])
+    model = learner(table, learning_rate="auto", max_iter=1)
+    exact = model.fit(X, y).coef_.astype(np.float64)
+    monkeypatch.setattr(_softmax, "_CACHED", 0)
+    rounded = model.fit(X, y).coef_
+    unit = 4 * 64 / 32768  # 64 steps of 4 are the range, and all gains are one
+    off = (rounded - exact) / unit
+    # The step is rounded to a fourth of a unit before it is multiplied with the
+    # gradient, and that to 2^-14, by which a step of 512 units moves by 2^-6.
+    assert np.abs(off).max() < 1 + 0.25 + 2.0**-6
+    assert np.abs(off).max() > 0.9
+    # An error has a standard deviation of at most 1/2.
+    assert np.abs(off.mean(axis=2)).max() < 4 * 0.5 / n**0.5
+
+
+def test_weights_of_16_bits_are_near_the_reference(sixteen_bits):
+    X, y, _, table = problem()
+    X[(X == 0).all(axis=1), 0] = 1
+    X /= np.linalg.norm(X, axis=1, keepdims=True)
+    model = learner(table, max_iter=3, learning_rate="auto")
+    model.fit(sp.csr_matrix(X), y)
+    W, b = auto_fit(X, y, table, 3, 3)
+    # 90 steps are rounded to at most 4 * 64 (90 / 16)^(1/4) / 32768 = .012 each, at
+    # random; later steps make up for part of what earlier ones were off.
+    assert_allclose(model.coef_, W, rtol=0, atol=0.012 * 90**0.5)
+    assert_allclose(model.intercept_, b, rtol=0, atol=0.012 * 90**0.5)
+    assert np.abs(model.coef_).max() > 10 * 0.012 * 90**0.5
+
+
+def test_a_feature_of_few_rows_cannot_leave_16_bits():
+    rng = np.random.default_rng(0)
+    n_epochs = 4
+    X = sp.random_array((500, 40), density=0.1, format="csr", rng=rng, dtype=np.float32)
+    step = rng.uniform(0.5, 2, 500).astype(np.float32)
+    gain = rng.uniform(0.5, 2, 40).astype(np.float32)
+    n_rows = np.bincount(X.indices, minlength=40)
+    unit = _softmax.units(X, step, gain, n_rows * n_epochs)
+    assert (n_rows * n_epochs).max() <= 256
+    total = np.abs(X).T @ step * gain * n_epochs / 2  # the steps fall to zero
+    assert (total <= 32767 * unit).all()
+    longest = (abs(X).toarray() * step[:, None]).max(axis=0) * gain
+    assert (longest >= 32 * unit).all()  # and a step is many units long
+
+
+def test_features_without_values_keep_weights_of_zero(sixteen_bits):
+    X, y, _, table = problem()
+    X[:, 2] = 0
+    rows = sp.csr_matrix(X)
+    rows.data[rows.indices == 4] = 0  # zeros that are stored
+    model = learner(table, max_iter=2, learning_rate="auto").fit(rows, y)
+    assert np.isfinite(model.coef_).all()
+    zero = (model.coef_ == 0).all(axis=(0, 1))
+    assert zero[[2, 4]].all()
+    assert not zero[[0, 1, 3, 5, 6]].any()
+
+
+def test_a_repetition_that_has_stopped_keeps_its_16_bits(sixteen_bits):
+    X, y, _, table = problem()
+    X, y, table = sp.csr_matrix(X), y.astype(np.int32), table.astype(np.uint8)
+    options = learner(table, learning_rate="auto").get_params(deep=False)
+    options["batch_size"] = 1
+    options["max_iter"] = 3
+    settings = _softmax.make_settings(X, None, options, 0, use_gains=True, n_columns=9)
+    assert settings.unit is not None
+
+    def weights(rate):
+        W, b = np.zeros((7, 9), np.float32), np.zeros(9, np.float32)
+        columns = _softmax.Columns(W, b, 0, 9, True)
+        now = settings._replace(rate=np.array(rate, np.float32))
+        _softmax.train(X, y, table, columns, now)
+        _softmax.to_float(W, [np.arange(3)], 3, settings.unit)
+        return W.reshape(7, 3, 3), b.reshape(3, 3)
+
+    W, b = weights([1, 1, 1])
+    stopped, stopped_b = weights([1, 0, 1])
+    assert not stopped[:, 1].any() and not stopped_b[1].any()
+    assert_array_equal(stopped[:, ::2], W[:, ::2])
+    assert_array_equal(stopped_b[::2], b[::2])
+
+
+@pytest.mark.parametrize(
+    ("parameters", "fit"),
+    [
+        ({"learning_rate": 0.3}, {}),
+        ({"alpha": 0.01}, {}),
+        ({}, {"sample_weight": np.arange(30) % 3 + 1.0}),
+    ],
+)
+def test_steps_without_a_known_length_need_float32(parameters, fit, monkeypatch):
+    X, y, _, table = problem()
+    X = sp.csr_matrix(X)
+    parameters = {"learning_rate": "auto", "max_iter": 2} | parameters
+    model = learner(table, **parameters).fit(X, y, **fit)
+    coef = model.coef_.copy()
+    monkeypatch.setattr(_softmax, "_CACHED", 0)
+    assert_array_equal(model.fit(X, y, **fit).coef_, coef)
