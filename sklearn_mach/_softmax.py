@@ -388,11 +388,12 @@ def _to_float(W, lo, hi, unit):
     """The integers that lie in the columns ``lo:hi`` of W become the weights there."""
     row = np.empty(hi - lo, np.int16)
     for j in range(W.shape[0]):
-        integers = W[j].view(np.int16)
-        for q in range(hi - lo):
-            row[q] = integers[2 * lo + q]
-        for q in range(hi - lo):
-            W[j, lo + q] = row[q] * unit[j]
+        integers = W[j].view(np.int16)[2 * lo : lo + hi]
+        for q in range(row.shape[0]):
+            row[q] = integers[q]
+        weights = W[j, lo:hi]
+        for q in range(row.shape[0]):
+            weights[q] = np.float32(row[q]) * unit[j]
 
 
 @njit
