@@ -112,7 +112,7 @@ class MACHClassifier(
 
     n_repetitions : int or "auto", default="auto"
         The number R of repetitions.  "auto" takes as many as make R B about 1024, but
-        at most 16; 2048 and 32 if X has at most five million non-zeros.  It takes at
+        at most 16; 2048 and 32 if X has at most 20 million non-zeros.  It takes at
         least :func:`~sklearn_mach.theory.mach_min_repetitions`, and fewer of all if
         the weights would take more than half of the free memory.
 

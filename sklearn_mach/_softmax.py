@@ -805,7 +805,7 @@ def probe_step(X, y, column, n_buckets, settings):
 
 def _squares(X):
     """Slices of rows and the squares of their values, float64, a batch at a time."""
-    for rows in gen_batches(X.shape[0], 1 << 16 if sp.issparse(X) else 1 << 10):
+    for rows in gen_batches(X.shape[0], 1 << 14 if sp.issparse(X) else 1 << 10):
         part = X[rows]
         if not sp.issparse(X):
             yield rows, np.square(part, dtype=np.float64)

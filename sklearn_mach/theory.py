@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _BUDGET = 1024  # buckets of all repetitions together, unless the bound asks for more
-_FEW_NONZEROS = 5_000_000  # twice the budget is cheap up to here
+_FEW_NONZEROS = 20_000_000  # twice the budget is cheap up to here
 _WEIGHT_BYTES = 4  # float32
 
 
@@ -483,7 +483,7 @@ def plan(
     n_repetitions, n_buckets : int or "auto", default="auto"
         R and B, where they are given.
     n_samples : int, default=None
-        The number of training rows.  With at most five million non-zeros in all, "auto"
+        The number of training rows.  With at most 20 million non-zeros in all, "auto"
         takes twice the buckets.  None is more than that.
     n_nonzeros : float, default=None
         Non-zeros of a row, on average.  None is all features: dense rows.
