@@ -242,6 +242,11 @@ class MACHClassifier(
     bucket, (K - B) / (B (K - 1)) for balanced tables and 1/B otherwise; negative values
     become zero.  All are scaled to sum to one.
 
+    While the built-in learner trains on sparse rows with learning_rate="auto", alpha=0
+    and rows of equal weight, weights that take more than 32 MB are integers of 16 bits
+    in units of the feature, and steps are rounded to them at random: an epoch takes as
+    long as the memory needs to bring the weights.  Fitted weights are float32.
+
     With scikit-learn 1.9 or later `fit` tells the callbacks of `set_callbacks` of its
     tasks.  With a base estimator there is a task "repetition" for each, which holds
     the base's own tasks if that supports callbacks.  The built-in learner has a task

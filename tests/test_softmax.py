@@ -511,7 +511,8 @@ def test_weights_of_16_bits_are_near_the_reference(sixteen_bits):
 def test_a_feature_of_few_rows_cannot_leave_16_bits():
     rng = np.random.default_rng(0)
     n_epochs = 4
-    X = sp.random_array((500, 40), density=0.1, format="csr", rng=rng, dtype=np.float32)
+    X = rng.random((500, 40), np.float32) * (rng.random((500, 40)) < 0.1)
+    X = sp.csr_matrix(X)
     step = rng.uniform(0.5, 2, 500).astype(np.float32)
     gain = rng.uniform(0.5, 2, 40).astype(np.float32)
     n_rows = np.bincount(X.indices, minlength=40)
