@@ -49,7 +49,7 @@ _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
 
 
-@njit
+@njit(inner=True)
 def _exp(x):
     """float32 exp of x <= 0 that LLVM vectorises; relative error below 1e-6.
 
@@ -70,7 +70,7 @@ def _exp(x):
     return p * power.view(np.float32)
 
 
-@njit
+@njit(inner=True)
 def _largest(z):
     """Largest of a float32 vector, by its bits: LLVM vectorises integer maxima."""
     best = np.int32(-2147483648)
@@ -80,7 +80,7 @@ def _largest(z):
     return np.int32(best ^ ((best >> 31) & np.int32(0x7FFFFFFF))).view(np.float32)
 
 
-@njit(fastmath=_ELEMENTWISE)
+@njit(inner=True, fastmath=_ELEMENTWISE)
 def _add_logits(data, indices, start, stop, W, lo, z):
     """z (hi - lo,) += the sum of v W[j, lo:hi] over the non-zeros (j, v) of a row."""
     width = z.shape[0]
@@ -103,115 +103,111 @@ def _add_logits(data, indices, start, stop, W, lo, z):
         p += 1
 
 
-@njit
-def _softmax_gradient(z, codes, n_buckets, step, loss):
-    """Logits z (R B,) become step * (softmax - onehot); loss (R,) grows by -log P."""
-    for r in range(loss.shape[0]):
+@njit(inner=True)
+def _softmax_gradient(z, scale, b, codes, step, rate, bias, weight, loss):
+    """z (R B,), where the logits are scale * z + b, becomes the gradient.
+
+    That is step * rate * (softmax - onehot), and b falls by `bias` times as much;
+    loss (R,) grows by weight * -log P.
+    """
+    n_buckets = z.shape[0] // rate.shape[0]
+    for r in range(rate.shape[0]):
         zr = z[r * n_buckets : (r + 1) * n_buckets]
+        br = b[r * n_buckets : (r + 1) * n_buckets]
+        for q in range(n_buckets):
+            zr[q] = zr[q] * scale + br[q]
         largest = _largest(zr)
         target = zr[codes[r]] - largest
         total = np.float32(0.0)
-        for b in range(n_buckets):
-            e = _exp(zr[b] - largest)
-            zr[b] = e
+        for q in range(n_buckets):
+            e = _exp(zr[q] - largest)
+            zr[q] = e
             total += e
-        loss[r] += np.log(total) - target
-        scale = step / total
-        for b in range(n_buckets):
-            zr[b] *= scale
-        zr[codes[r]] -= step
-
-
-@njit
-def _multiply(z, first, stop, factor):
-    """z[first:stop] *= factor, as a loop: an array expression takes 4 s to compile."""
-    for q in range(first, stop):
-        z[q] *= factor
+        loss[r] += weight * (np.log(total) - target)
+        zr[codes[r]] -= total
+        factor = step * rate[r] / total
+        for q in range(n_buckets):
+            g = zr[q] * factor
+            zr[q] = g
+            br[q] -= bias * g
 
 
 @njit(fastmath=_ELEMENTWISE)
-def _sgd_epoch_csr(
-    data, indices, indptr, order, y, table, weight, step, gain, decay, shrink, rate,
-    bias, lo, W, b, loss, W_read
+def _sgd_rows_csr(
+    data, indices, indptr, order, first, y, table, weight, step, gain, decay, shrink,
+    rate, bias, lo, W, b, loss, z, W_read
 ):  # fmt: skip
-    """One pass over the rows `order` of a CSR matrix, a step a row.
+    """Steps for the rows `order` of a CSR matrix from number `first` on.
 
-    y (n,), table (K, R): the classes and their buckets.  weight, step (n,): a row's
-    share in the loss and its step at decay 1; without a step nothing is updated.
-    gain (d,): factor of the steps of a feature.
-    decay: its values at both ends of the pass.  The weights are scale * W; shrink is
-    the L2 penalty times the common step.  rate (R,): factor of the steps of a
-    repetition, 0 where training has stopped.
-    bias: square of the value of the intercept's feature.  W (d, >= lo + R B), b (R B,)
-    and loss (R,), the sum of weight * -log P, are changed.  W_read is W, of the type
-    that `_add_logits` is compiled for.  Returns the scale.
+    Parameters as in `_sgd_epoch_csr`; z (R B,): space to work in.  W_read is W, of the
+    type that `_add_logits` is compiled for.  The weights are scale * W.  Returns how
+    many rows are done and the scale, if not before all are done then where it is so
+    small that W should be multiplied by it.
     """
-    n_repetitions, n_buckets = rate.shape[0], b.shape[0] // rate.shape[0]
-    z = np.empty(b.shape[0], np.float32)
-    row_loss = np.empty(n_repetitions, np.float64)
     scale = np.float32(1.0)
-    for t in range(order.shape[0]):
+    for t in range(first, order.shape[0]):
         i = order[t]
         start, stop = np.int64(indptr[i]), np.int64(indptr[i + 1])
         factor = decay[0] + (decay[1] - decay[0]) * t / order.shape[0]
+        row_step = np.float32(step[i] * factor)
+        row_weight = np.float64(weight[i])
         for q in range(z.shape[0]):
             z[q] = np.float32(0.0)
         _add_logits(data, indices, start, stop, W_read, lo, z)
-        for q in range(z.shape[0]):
-            z[q] = z[q] * scale + b[q]
-        for r in range(n_repetitions):
-            row_loss[r] = 0.0
-        row_step = np.float32(step[i] * factor)
-        _softmax_gradient(z, table[y[i]], n_buckets, row_step, row_loss)
-        for r in range(n_repetitions):
-            loss[r] += weight[i] * row_loss[r]
-            if rate[r] != 1.0:
-                _multiply(z, r * n_buckets, (r + 1) * n_buckets, rate[r])
+        _softmax_gradient(
+            z, scale, b, table[y[i]], row_step, rate, bias, row_weight, loss
+        )
         if row_step != 0.0:
-            for q in range(z.shape[0]):
-                b[q] -= np.float32(bias) * z[q]
-            if scale != 1.0:
-                for q in range(z.shape[0]):
-                    z[q] /= scale
             for p in range(start, stop):
-                v = np.float32(data[p]) * gain[indices[p]]
+                v = np.float32(data[p]) * gain[indices[p]] / scale
                 w = W[indices[p], lo : lo + z.shape[0]]
                 for q in range(z.shape[0]):
                     w[q] -= v * z[q]
         if shrink > 0.0:  # after the step, so that the optimum is that of the penalty
             scale /= np.float32(1.0 + shrink * factor)
             if scale < np.float32(1e-4):
-                _rescale(W, lo, rate, n_buckets, scale)
-                scale = np.float32(1.0)
-    return scale
+                return t + 1, scale
+    return order.shape[0], scale
+
+
+def _sgd_epoch_csr(
+    X, order, y, table, weight, step, gain, decay, shrink, rate, bias, lo, W, b, loss
+):
+    """One pass over the rows `order` of a CSR matrix, a step a row.
+
+    y (n,), table (K, R): the classes and their buckets.  weight, step (n,): a row's
+    share in the loss and its step at decay 1; without a step nothing is updated.
+    gain (d,): factor of the steps of a feature.
+    decay: its values at both ends of the pass.  shrink is the L2 penalty times the
+    common step.  rate (R,): factor of the steps of a repetition, 0 where training has
+    stopped.
+    bias: square of the value of the intercept's feature.  W (d, >= lo + R B), b (R B,)
+    and loss (R,), the sum of weight * -log P, are changed.
+    """
+    *arrays, W_read = read_only(X.data, X.indices, X.indptr, W)
+    z = np.empty_like(b)
+    done = 0
+    while done < order.size:
+        done, scale = _sgd_rows_csr(
+            *arrays, order, done, y, table, weight, step, gain, decay, shrink,
+            rate, np.float32(bias), lo, W, b, loss, z, W_read
+        )  # fmt: skip
+        if scale != 1:
+            scales = np.where(rate != 0, np.float32(scale), np.float32(1))
+            W[:, lo : lo + b.size] *= np.repeat(scales, b.size // rate.size)
 
 
 @njit
-def _rescale(W, lo, rate, n_buckets, scale):
-    """Multiply the weights of the active repetitions by `scale`."""
-    for j in range(W.shape[0]):
-        for r in range(rate.shape[0]):
-            if rate[r] != 0:
-                first = lo + r * n_buckets
-                _multiply(W[j], first, first + n_buckets, scale)
-
-
-@njit
-def _batch_gradient(Z, rows, y, table, weight, step, factor, rate, loss):
-    """Logits Z (n_batch, R B) become the gradients of the rows; loss (R,) grows."""
-    n_repetitions = rate.shape[0]
-    n_buckets = Z.shape[1] // n_repetitions
-    row_loss = np.empty(n_repetitions, np.float64)
+def _batch_gradient(Z, rows, b, y, table, weight, step, factor, rate, loss):
+    """Z (n_batch, R B), logits less b, become the gradients of the rows; loss grows."""
+    one, no_bias = np.float32(1.0), np.float32(0.0)
     for t in range(rows.shape[0]):
         i = rows[t]
-        for r in range(n_repetitions):
-            row_loss[r] = 0.0
         row_step = np.float32(step[i] * factor)
-        _softmax_gradient(Z[t], table[y[i]], n_buckets, row_step, row_loss)
-        for r in range(n_repetitions):
-            loss[r] += weight[i] * row_loss[r]
-            if rate[r] != 1.0:
-                _multiply(Z[t], r * n_buckets, (r + 1) * n_buckets, rate[r])
+        row_weight = np.float64(weight[i])
+        _softmax_gradient(
+            Z[t], one, b, table[y[i]], row_step, rate, no_bias, row_weight, loss
+        )
 
 
 def _sgd_epoch_dense(
@@ -227,8 +223,7 @@ def _sgd_epoch_dense(
         Xb = X[rows].astype(np.float32, copy=False)
         factor = decay[0] + (decay[1] - decay[0]) * t / order.size
         Z = Xb @ W
-        Z += b
-        _batch_gradient(Z, rows, y, table, weight, step, factor, rate, loss)
+        _batch_gradient(Z, rows, b, y, table, weight, step, factor, rate, loss)
         if not step.any():
             continue
         b -= np.float32(bias) * Z.sum(axis=0)
@@ -240,7 +235,6 @@ def _sgd_epoch_dense(
             tile -= change
             if shrink > 0:
                 tile *= keep
-    return 1.0
 
 
 class Settings(NamedTuple):
@@ -481,13 +475,10 @@ def train(X, y, table, columns, settings, task=_SILENT):
         common = (rows, y, table, s.weight, step, s.gain, decay, penalty, rate, s.bias)
         common += (lo, W, b, loss)
         if sp.issparse(X):
-            *arrays, W_read = read_only(X.data, X.indices, X.indptr, W)
-            scale = _sgd_epoch_csr(*arrays, *common, W_read)
+            _sgd_epoch_csr(X, *common)
         else:
             with np.errstate(over="ignore", invalid="ignore"):  # reported below
-                scale = _sgd_epoch_dense(X, s.batch_size, *common)
-        if scale != 1:
-            _rescale(W, lo, rate, b.size // n_repetitions, np.float32(scale))
+                _sgd_epoch_dense(X, s.batch_size, *common)
         return loss / max(s.weight[rows].sum(dtype=np.float64), np.finfo(float).tiny)
 
     started = time.perf_counter()
