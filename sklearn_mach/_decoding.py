@@ -117,6 +117,8 @@ def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
         best = indices[rows], values[rows]
         if len(best[0]) > few:
             work = work or _sums_work(R, B)
+            terms = work[1]
+            terms.fill(255)  # lanes without a row stay out
             _topk_first(*task, min(_FIRST * k, K), *best)
             _topk_block(*task, prepared.bounds, prepared.levels, *work, *best)
         elif prepared.codes.size:
@@ -685,13 +687,12 @@ def _topk_block(
     """Complete indices and values (n, n_best), from the best of the first classes.
 
     scores (n, R, B), n <= _LANES; bounds, levels: of `_offset_levels`; lanes, terms
-    (R, B, _LANES), starts (_LEVELS, _LANES): space to work in.
+    (R, B, _LANES), starts (_LEVELS, _LANES): space to work in, the terms 255.
     """
     n, n_best = indices.shape
     K, R = table.shape
     work = np.empty(R, dtype=np.float32)
     limits = np.zeros(_LANES, dtype=np.uint8)
-    terms[:] = 255  # lanes without a row stay out
     frame = _layout(scores, merge, bounds, lanes)
     first = min(_FIRST * n_best, K)
     while first < K:

@@ -663,26 +663,34 @@ def _logits_dense(X, W, b, out):
 
 
 @njit
-def _normalise(Z, n_buckets, log):
-    """Logits Z (n, R B) become (log) probabilities of the buckets."""
+def _normalise(Z, n_buckets):
+    """Logits Z (n, R B) become probabilities of the buckets."""
     for i in range(Z.shape[0]):
         for r in range(Z.shape[1] // n_buckets):
             z = Z[i, r * n_buckets : (r + 1) * n_buckets]
             largest = _largest(z)
             total = np.float32(0.0)
-            if log:
-                for b in range(n_buckets):
-                    total += _exp(z[b] - largest)
-                shift = largest + np.float32(np.log(total))
-                for b in range(n_buckets):
-                    z[b] -= shift
-            else:
-                for b in range(n_buckets):
-                    e = _exp(z[b] - largest)
-                    z[b] = e
-                    total += e
-                for b in range(n_buckets):
-                    z[b] /= total
+            for b in range(n_buckets):
+                e = _exp(z[b] - largest)
+                z[b] = e
+                total += e
+            for b in range(n_buckets):
+                z[b] /= total
+
+
+@njit
+def _log_normalise(Z, n_buckets):
+    """Logits Z (n, R B) become log probabilities of the buckets."""
+    for i in range(Z.shape[0]):
+        for r in range(Z.shape[1] // n_buckets):
+            z = Z[i, r * n_buckets : (r + 1) * n_buckets]
+            largest = _largest(z)
+            total = np.float32(0.0)
+            for b in range(n_buckets):
+                total += _exp(z[b] - largest)
+            shift = largest + np.float32(np.log(total))
+            for b in range(n_buckets):
+                z[b] -= shift
 
 
 def bucket_proba(X, W, b, n_buckets, log):
@@ -692,5 +700,8 @@ def bucket_proba(X, W, b, n_buckets, log):
         _logits_csr(*read_only(X.data, X.indices, X.indptr, W, b), Z)
     else:
         _logits_dense(*read_only(X, W, b), Z)
-    _normalise(Z, n_buckets, log)
+    if log:
+        _log_normalise(Z, n_buckets)
+    else:
+        _normalise(Z, n_buckets)
     return Z.reshape(X.shape[0], -1, n_buckets)
