@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 from ._compat import njit
 
 _ROWS = 32  # rows of a float32 block: two vectors of 512 bits
-_TILE = 128  # classes merged before their scores are used: 16 KB of scores
+_TILE = 1024  # classes merged before their scores are used: 128 KB of scores
 _LANES = 64  # rows of an 8-bit block: one vector of 512 bits
 _LEVELS = 32  # values to which offsets are rounded in the 8-bit sums
 _FIRST = 4  # times k: classes scored in float32 before the 8-bit sums begin
@@ -117,6 +117,8 @@ def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
         best = indices[rows], values[rows]
         if len(best[0]) > few:
             work = work or _sums_work(R, B)
+            terms = work[1]
+            terms.fill(255)  # lanes without a row stay out
             _topk_first(*task, min(_FIRST * k, K), *best)
             _topk_block(*task, prepared.bounds, prepared.levels, *work, *best)
         elif prepared.codes.size:
@@ -135,11 +137,17 @@ def decode_scores(scores, table, *, merge="sum", offset=None):
     order in float32, so that a row has the same scores in every batch.
     """
     n, R, B = scores.shape
-    out = np.empty((n, table.shape[0]), dtype=np.float32)
-    offset, work = _offset_array(offset), _tile_work(R, B)
+    K = table.shape[0]
+    out = np.empty((n, K), dtype=np.float32)
+    offset, (lanes, work, tile) = _offset_array(offset), _tile_work(R, B)
     for row in range(0, n, _ROWS):
-        rows = slice(row, row + _ROWS)
-        _score_block(scores[rows], table, _MERGES[merge], offset, *work, out[rows])
+        block = out[row : row + _ROWS]
+        n_rows = len(block)
+        lanes[:, :, :n_rows] = scores[row : row + _ROWS].transpose(1, 2, 0)
+        for first in range(0, K, _TILE):
+            last = min(first + _TILE, K)
+            _merge_tile(lanes, table, merge, offset, first, last, work, tile)
+            block[:, first:last] = tile[: last - first, :n_rows].T
     return out
 
 
@@ -149,13 +157,21 @@ def rank_of(scores, table, y, *, merge="sum", offset=None):
     The order is by score, highest first, then by class index; rank 0 is the best.
     """
     n, R, B = scores.shape
-    ranks = np.empty(n, dtype=np.int64)
+    K = table.shape[0]
+    ranks = np.zeros(n, dtype=np.int64)
     y = np.ascontiguousarray(y, dtype=np.int64)
-    offset, work = _offset_array(offset), _tile_work(R, B)
+    offset, (lanes, work, tile) = _offset_array(offset), _tile_work(R, B)
+    own = np.empty(_ROWS, dtype=np.float32)
     for row in range(0, n, _ROWS):
         rows = slice(row, row + _ROWS)
-        own = y[rows], ranks[rows]
-        _rank_block(scores[rows], table, _MERGES[merge], offset, *work, *own)
+        lanes[:, :, : len(y[rows])] = scores[rows].transpose(1, 2, 0)
+        for i, k in enumerate(y[rows]):
+            _merge_tile(lanes, table, merge, offset, k, k + 1, work, tile)
+            own[i] = tile[0, i]
+        for first in range(0, K, _TILE):
+            last = min(first + _TILE, K)
+            _merge_tile(lanes, table, merge, offset, first, last, work, tile)
+            _count_before(tile, first, last, own, y[rows], ranks[rows])
     return ranks
 
 
@@ -436,17 +452,7 @@ else:
 # Sums have a fixed order, so nothing here is compiled with fast-math.
 
 
-@njit(fastmath=False)
-def _fill_lanes(scores, lanes):
-    """Copy scores (n, R, B) into the first n lanes of lanes (R, B, _ROWS)."""
-    n, R, B = scores.shape
-    for r in range(R):
-        for i in range(n):
-            for b in range(B):
-                lanes[r, b, i] = scores[i, r, b]
-
-
-@njit(fastmath=False)
+@njit(inner=True, fastmath=False)
 def _median_class(lanes, table, k, work, total):
     """Median score of class k into total (_ROWS,); work (R, _ROWS)."""
     R = table.shape[1]
@@ -464,57 +470,54 @@ def _median_class(lanes, table, k, work, total):
 
 
 @njit(fastmath=False)
-def _merge_tile(lanes, table, merge, offset, first, last, work, tile):
-    """Scores of classes first..last-1 of all rows into tile (_TILE, _ROWS)."""
+def _sum_tile(lanes, table, offset, first, last, tile):
+    """Sums of classes first..last-1 of all rows into tile (_TILE, _ROWS)."""
     for k in range(first, last):
         total = tile[k - first]
-        if merge == _SUM:
-            start = offset[k] if offset.shape[0] else np.float32(0)
-            for i in range(_ROWS):
-                total[i] = start
-            _sum_class(lanes, table, k, total)
-        elif merge == _MIN:
-            for i in range(_ROWS):
-                total[i] = np.inf
-            _min_class(lanes, table, k, total)
-        else:
-            _median_class(lanes, table, k, work, total)
+        start = offset[k] if offset.shape[0] else np.float32(0)
+        for i in range(_ROWS):
+            total[i] = start
+        _sum_class(lanes, table, k, total)
 
 
 @njit(fastmath=False)
-def _score_block(scores, table, merge, offset, lanes, work, tile, out):
-    """Write every class score of a block of rows to out (n, K)."""
-    K = table.shape[0]
-    _fill_lanes(scores, lanes)
-    for first in range(0, K, _TILE):
-        last = min(first + _TILE, K)
-        _merge_tile(lanes, table, merge, offset, first, last, work, tile)
-        for i in range(scores.shape[0]):
-            for k in range(first, last):
-                out[i, k] = tile[k - first, i]
+def _min_tile(lanes, table, first, last, tile):
+    """Minima of classes first..last-1 of all rows into tile (_TILE, _ROWS)."""
+    for k in range(first, last):
+        total = tile[k - first]
+        for i in range(_ROWS):
+            total[i] = np.inf
+        _min_class(lanes, table, k, total)
 
 
 @njit(fastmath=False)
-def _rank_block(scores, table, merge, offset, lanes, work, tile, y, ranks):
-    """Write the number of classes before y (n,) to ranks (n,)."""
-    K = table.shape[0]
-    n = y.shape[0]
-    own = np.zeros(_ROWS, dtype=np.float32)
-    before = np.zeros(_ROWS, dtype=np.int64)
-    _fill_lanes(scores, lanes)
-    for i in range(n):
-        _merge_tile(lanes, table, merge, offset, y[i], y[i] + 1, work, tile)
-        own[i] = tile[0, i]
-    for first in range(0, K, _TILE):
-        last = min(first + _TILE, K)
-        _merge_tile(lanes, table, merge, offset, first, last, work, tile)
-        for k in range(first, last):
-            total = tile[k - first]
-            for i in range(n):
-                tie = total[i] == own[i] and k < y[i]
-                before[i] += total[i] > own[i] or tie
-    for i in range(n):
-        ranks[i] = before[i]
+def _median_tile(lanes, table, first, last, work, tile):
+    """Medians of classes first..last-1 of all rows into tile (_TILE, _ROWS)."""
+    for k in range(first, last):
+        _median_class(lanes, table, k, work, tile[k - first])
+
+
+def _merge_tile(lanes, table, merge, offset, first, last, work, tile):
+    """Scores of classes first..last-1 of all rows into tile (_TILE, _ROWS).
+
+    A kernel for each merge: only what is used is compiled.
+    """
+    if merge == "sum":
+        _sum_tile(lanes, table, offset, first, last, tile)
+    elif merge == "min":
+        _min_tile(lanes, table, first, last, tile)
+    else:
+        _median_tile(lanes, table, first, last, work, tile)
+
+
+@njit(fastmath=False)
+def _count_before(tile, first, last, own, y, ranks):
+    """Add to ranks (n,) the classes first..last-1 before y (n,), of scores own (n,)."""
+    for k in range(first, last):
+        total = tile[k - first]
+        for i in range(y.shape[0]):
+            tie = total[i] == own[i] and k < y[i]
+            ranks[i] += total[i] > own[i] or tie
 
 
 # ---------------------------------------------------------------------------
@@ -533,7 +536,7 @@ def _rank_block(scores, table, merge, offset, lanes, work, tile, y, ranks):
 # none of these, a median above t at most R // 2.
 
 
-@njit(fastmath=False)
+@njit(inner=True, fastmath=False)
 def _insert(k, score, indices, values):
     """Put class k among the best so far, indices and values (n_best,).
 
@@ -549,7 +552,7 @@ def _insert(k, score, indices, values):
     indices[j] = k
 
 
-@njit(fastmath=False)
+@njit(inner=True, fastmath=False)
 def _class_sum(row, table, k, offset):
     """Sum of class k for one row (R, B), in the order of `_sum_class`."""
     total = offset[k] if offset.shape[0] else np.float32(0)
@@ -558,7 +561,7 @@ def _class_sum(row, table, k, offset):
     return total
 
 
-@njit(fastmath=False)
+@njit(inner=True, fastmath=False)
 def _class_middle(row, table, k, merge, work):
     """Minimum or median of class k for one row (R, B); work (R,): space to sort in."""
     R = table.shape[1]
@@ -598,7 +601,7 @@ def _topk_first(scores, table, merge, offset, n_first, indices, values):
                 _insert(k, score, indices[i], values[i])
 
 
-@njit(fastmath=False)
+@njit(inner=True, fastmath=False)
 def _layout(scores, merge, bounds, lanes):
     """Write deficits, or scores for other merges than sums, to lanes (R, B, n_lanes).
 
@@ -633,7 +636,7 @@ def _layout(scores, merge, bounds, lanes):
     return frame
 
 
-@njit(fastmath=False)
+@njit(inner=True, fastmath=False)
 def _round_down(merge, lanes, worst, bounds, frame, terms, starts, limits):
     """Write terms (R, n_buckets, n_lanes), those of the offsets, starts, and limits.
 
@@ -663,7 +666,7 @@ def _round_down(merge, lanes, worst, bounds, frame, terms, starts, limits):
     return scale
 
 
-@njit(fastmath=False)
+@njit(inner=True, fastmath=False)
 def _limit(merge, R, worst, ceiling, error, scale):
     """Largest 8-bit sum of a class that may be better than the k-th best."""
     if merge == _MIN:
@@ -684,13 +687,12 @@ def _topk_block(
     """Complete indices and values (n, n_best), from the best of the first classes.
 
     scores (n, R, B), n <= _LANES; bounds, levels: of `_offset_levels`; lanes, terms
-    (R, B, _LANES), starts (_LEVELS, _LANES): space to work in.
+    (R, B, _LANES), starts (_LEVELS, _LANES): space to work in, the terms 255.
     """
     n, n_best = indices.shape
     K, R = table.shape
     work = np.empty(R, dtype=np.float32)
     limits = np.zeros(_LANES, dtype=np.uint8)
-    terms[:] = 255  # lanes without a row stay out
     frame = _layout(scores, merge, bounds, lanes)
     first = min(_FIRST * n_best, K)
     while first < K:

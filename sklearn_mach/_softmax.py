@@ -56,12 +56,13 @@ _PROBE_FACTORS = np.float32(2.0) ** np.arange(-2, 5, dtype=np.float32)
 
 _SILENT = SilentTask()
 
+_ONE = np.float32(-16384.0)  # a gradient of one as an integer, which is subtracted
 _LOG2E = np.float32(1.44269504)
 _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
 
 
-@njit
+@njit(inner=True)
 def _exp(x):
     """float32 exp of x <= 0 that LLVM vectorises; relative error below 1e-6.
 
@@ -82,7 +83,7 @@ def _exp(x):
     return p * power.view(np.float32)
 
 
-@njit
+@njit(inner=True)
 def _largest(z):
     """Largest of a float32 vector, by its bits: LLVM vectorises integer maxima."""
     best = np.int32(-2147483648)
@@ -92,7 +93,7 @@ def _largest(z):
     return np.int32(best ^ ((best >> 31) & np.int32(0x7FFFFFFF))).view(np.float32)
 
 
-@njit(fastmath=_ELEMENTWISE)
+@njit(inner=True, fastmath=_ELEMENTWISE)
 def _add_logits(data, indices, start, stop, W, lo, z):
     """z (hi - lo,) += the sum of v W[j, lo:hi] over the non-zeros (j, v) of a row."""
     width = z.shape[0]
@@ -115,87 +116,98 @@ def _add_logits(data, indices, start, stop, W, lo, z):
         p += 1
 
 
-@njit
-def _softmax_gradient(z, codes, n_buckets, step, loss):
-    """Logits z (R B,) become step * (softmax - onehot); loss (R,) grows by -log P."""
-    for r in range(loss.shape[0]):
+@njit(inner=True)
+def _softmax_gradient(z, scale, b, codes, step, rate, bias, weight, loss):
+    """z (R B,), where the logits are scale * z + b, becomes the gradient.
+
+    That is step * rate * (softmax - onehot), and b falls by `bias` times as much;
+    loss (R,) grows by weight * -log P.
+    """
+    n_buckets = z.shape[0] // rate.shape[0]
+    for r in range(rate.shape[0]):
         zr = z[r * n_buckets : (r + 1) * n_buckets]
+        br = b[r * n_buckets : (r + 1) * n_buckets]
+        for q in range(n_buckets):
+            zr[q] = zr[q] * scale + br[q]
         largest = _largest(zr)
         target = zr[codes[r]] - largest
         total = np.float32(0.0)
-        for b in range(n_buckets):
-            e = _exp(zr[b] - largest)
-            zr[b] = e
+        for q in range(n_buckets):
+            e = _exp(zr[q] - largest)
+            zr[q] = e
             total += e
-        loss[r] += np.log(total) - target
-        scale = step / total
-        for b in range(n_buckets):
-            zr[b] *= scale
-        zr[codes[r]] -= step
-
-
-@njit
-def _multiply(z, first, stop, factor):
-    """z[first:stop] *= factor, as a loop: an array expression takes 4 s to compile."""
-    for q in range(first, stop):
-        z[q] *= factor
+        loss[r] += weight * (np.log(total) - target)
+        zr[codes[r]] -= total
+        factor = step * rate[r] / total
+        for q in range(n_buckets):
+            g = zr[q] * factor
+            zr[q] = g
+            br[q] -= bias * g
 
 
 @njit(fastmath=_ELEMENTWISE)
-def _sgd_epoch_csr(
-    data, indices, indptr, order, y, table, weight, step, gain, decay, shrink, rate,
-    bias, lo, W, b, loss, W_read
+def _sgd_rows_csr(
+    data, indices, indptr, order, first, y, table, weight, step, gain, decay, shrink,
+    rate, bias, lo, W, b, loss, z, W_read
 ):  # fmt: skip
-    """One pass over the rows `order` of a CSR matrix, a step a row.
+    """Steps for the rows `order` of a CSR matrix from number `first` on.
 
-    y (n,), table (K, R): the classes and their buckets.  weight, step (n,): a row's
-    share in the loss and its step at decay 1; without a step nothing is updated.
-    gain (d,): factor of the steps of a feature.
-    decay: its values at both ends of the pass.  The weights are scale * W; shrink is
-    the L2 penalty times the common step.  rate (R,): factor of the steps of a
-    repetition, 0 where training has stopped.
-    bias: square of the value of the intercept's feature.  W (d, >= lo + R B), b (R B,)
-    and loss (R,), the sum of weight * -log P, are changed.  W_read is W, of the type
-    that `_add_logits` is compiled for.  Returns the scale.
+    Parameters as in `_sgd_epoch_csr`; z (R B,): space to work in.  W_read is W, of the
+    type that `_add_logits` is compiled for.  The weights are scale * W.  Returns how
+    many rows are done and the scale, if not before all are done then where it is so
+    small that W should be multiplied by it.
     """
-    n_repetitions, n_buckets = rate.shape[0], b.shape[0] // rate.shape[0]
-    z = np.empty(b.shape[0], np.float32)
-    row_loss = np.empty(n_repetitions, np.float64)
     scale = np.float32(1.0)
-    for t in range(order.shape[0]):
+    for t in range(first, order.shape[0]):
         i = order[t]
         start, stop = np.int64(indptr[i]), np.int64(indptr[i + 1])
         factor = decay[0] + (decay[1] - decay[0]) * t / order.shape[0]
+        row_step = np.float32(step[i] * factor)
+        row_weight = np.float64(weight[i])
         for q in range(z.shape[0]):
             z[q] = np.float32(0.0)
         _add_logits(data, indices, start, stop, W_read, lo, z)
-        for q in range(z.shape[0]):
-            z[q] = z[q] * scale + b[q]
-        for r in range(n_repetitions):
-            row_loss[r] = 0.0
-        row_step = np.float32(step[i] * factor)
-        _softmax_gradient(z, table[y[i]], n_buckets, row_step, row_loss)
-        for r in range(n_repetitions):
-            loss[r] += weight[i] * row_loss[r]
-            if rate[r] != 1.0:
-                _multiply(z, r * n_buckets, (r + 1) * n_buckets, rate[r])
+        _softmax_gradient(
+            z, scale, b, table[y[i]], row_step, rate, bias, row_weight, loss
+        )
         if row_step != 0.0:
-            for q in range(z.shape[0]):
-                b[q] -= np.float32(bias) * z[q]
-            if scale != 1.0:
-                for q in range(z.shape[0]):
-                    z[q] /= scale
             for p in range(start, stop):
-                v = np.float32(data[p]) * gain[indices[p]]
+                v = np.float32(data[p]) * gain[indices[p]] / scale
                 w = W[indices[p], lo : lo + z.shape[0]]
                 for q in range(z.shape[0]):
                     w[q] -= v * z[q]
         if shrink > 0.0:  # after the step, so that the optimum is that of the penalty
             scale /= np.float32(1.0 + shrink * factor)
             if scale < np.float32(1e-4):
-                _rescale(W, lo, rate, n_buckets, scale)
-                scale = np.float32(1.0)
-    return scale
+                return t + 1, scale
+    return order.shape[0], scale
+
+
+def _sgd_epoch_csr(
+    X, order, y, table, weight, step, gain, decay, shrink, rate, bias, lo, W, b, loss
+):
+    """One pass over the rows `order` of a CSR matrix, a step a row.
+
+    y (n,), table (K, R): the classes and their buckets.  weight, step (n,): a row's
+    share in the loss and its step at decay 1; without a step nothing is updated.
+    gain (d,): factor of the steps of a feature.
+    decay: its values at both ends of the pass.  shrink is the L2 penalty times the
+    common step.  rate (R,): factor of the steps of a repetition, 0 where training has
+    stopped.
+    bias: square of the value of the intercept's feature.  W (d, >= lo + R B), b (R B,)
+    and loss (R,), the sum of weight * -log P, are changed.
+    """
+    *arrays, W_read = read_only(X.data, X.indices, X.indptr, W)
+    z = np.empty_like(b)
+    done = 0
+    while done < order.size:
+        done, scale = _sgd_rows_csr(
+            *arrays, order, done, y, table, weight, step, gain, decay, shrink,
+            rate, np.float32(bias), lo, W, b, loss, z, W_read
+        )  # fmt: skip
+        if scale != 1:
+            scales = np.where(rate != 0, np.float32(scale), np.float32(1))
+            W[:, lo : lo + b.size] *= np.repeat(scales, b.size // rate.size)
 
 
 if config.DISABLE_JIT:
@@ -264,7 +276,7 @@ else:
 
         return types.none(w, g, types.int16, types.int16), generate
 
-    @njit
+    @njit(inner=True)
     def _add_product(w, g, k, dither):
         """w += (g * k + dither) >> 16, saturating: int16 arrays of one length."""
         _add_product_vectors(w, g, k, np.int16(np.int32(32767) - dither))
@@ -294,7 +306,7 @@ else:
         return types.none(w), generate
 
 
-@njit(fastmath=_ELEMENTWISE)
+@njit(inner=True, fastmath=_ELEMENTWISE)
 def _add_logits_int16(data, indices, start, stop, W, unit, lo, z):
     """As `_add_logits` for weights that are W times the unit (d,) of the feature."""
     width = z.shape[0]
@@ -323,51 +335,34 @@ def _add_logits_int16(data, indices, start, stop, W, unit, lo, z):
 
 
 @njit(fastmath=_ELEMENTWISE)
-def _sgd_epoch_int16(
+def _sgd_rows_int16(
     data, indices, indptr, order, y, table, weight, step, lift, decay, unit, factor,
-    rate, bias, lo, W, b, loss, state
+    rate, bias, lo, W, b, loss, z, g, state
 ):  # fmt: skip
-    """As `_sgd_epoch_csr`, without a penalty, for weights of 16 bits.
+    """The steps of `_sgd_epoch_int16`.
 
-    The weights are the unit (d,) of the feature times the factor (R,) of the
-    repetition times the integers that lie in the columns of W from lo on.  lift (d,):
-    4 gain / unit.  state: 32 random bits, from which those follow that steps are
-    rounded by.
+    factor (R B,): that of the repetition.  W (d, >= lo + R B): the integers.
+    z, g (R B,): space to work in.
     """
-    W = W.view(np.int16)
-    lo = 2 * lo
-    n_repetitions, n_buckets = rate.shape[0], b.shape[0] // rate.shape[0]
-    z = np.empty(b.shape[0], np.float32)
-    g = np.empty(b.shape[0], np.int16)
-    row_loss = np.empty(n_repetitions, np.float64)
-    scale = np.empty(b.shape[0], np.float32)  # of the logits
-    bias_rate = np.empty(b.shape[0], np.float32)
-    to_g = np.empty(b.shape[0], np.float32)
-    for q in range(b.shape[0]):
-        r = q // n_buckets
-        scale[q] = factor[r]
-        bias_rate[q] = bias * rate[r]
-        to_g[q] = -16384.0 if rate[r] != 0 else 0.0
+    one = np.float32(1.0)
     for t in range(order.shape[0]):
         i = order[t]
         start, stop = np.int64(indptr[i]), np.int64(indptr[i + 1])
+        falling = decay[0] + (decay[1] - decay[0]) * t / order.shape[0]
+        row_step = np.float32(step[i] * falling)
+        row_weight = np.float64(weight[i])
         for q in range(z.shape[0]):
             z[q] = np.float32(0.0)
         _add_logits_int16(data, indices, start, stop, W, unit, lo, z)
         for q in range(z.shape[0]):
-            z[q] = z[q] * scale[q] + b[q]
-        for r in range(n_repetitions):
-            row_loss[r] = 0.0
-        _softmax_gradient(z, table[y[i]], n_buckets, np.float32(1.0), row_loss)
-        for r in range(n_repetitions):
-            loss[r] += weight[i] * row_loss[r]
-        falling = decay[0] + (decay[1] - decay[0]) * t / order.shape[0]
-        row_step = np.float32(step[i] * falling)
+            z[q] *= factor[q]
+        _softmax_gradient(
+            z, one, b, table[y[i]], row_step, rate, bias, row_weight, loss
+        )
         if row_step == 0.0:
             continue
         for q in range(z.shape[0]):
-            b[q] -= row_step * bias_rate[q] * z[q]
-            g[q] = np.int16(np.int32(np.rint(z[q] * to_g[q])))
+            g[q] = np.int16(np.int32(np.rint(z[q] * (_ONE / row_step) / factor[q])))
         ahead = order[min(t + 1, order.shape[0] - 1)]
         first, last = np.int64(indptr[ahead]), np.int64(indptr[ahead + 1])
         for p in range(start, stop):
@@ -381,6 +376,27 @@ def _sgd_epoch_int16(
             state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
             dither = np.int32(state >> 16)
             _add_product(W[j, lo : lo + z.shape[0]], g, k, dither)
+
+
+def _sgd_epoch_int16(
+    X, order, y, table, weight, step, lift, decay, unit, factor, rate, bias, lo, W, b,
+    loss, state
+):  # fmt: skip
+    """As `_sgd_epoch_csr`, without a penalty, for weights of 16 bits.
+
+    The weights are the unit (d,) of the feature times the factor (R,) of the
+    repetition times the integers that lie in the columns of W from lo on.  lift (d,):
+    4 gain / unit.  state: 32 random bits, from which those follow that steps are
+    rounded by.
+    """
+    arrays = read_only(X.data, X.indices, X.indptr)
+    factor = np.repeat(factor, b.size // factor.size)
+    W = W.view(np.int16)
+    z, g = np.empty_like(b), np.empty(b.size, np.int16)
+    _sgd_rows_int16(
+        *arrays, order, y, table, weight, step, lift, decay, unit, factor,
+        rate, np.float32(bias), 2 * lo, W, b, loss, z, g, state
+    )  # fmt: skip
 
 
 @njit
@@ -397,31 +413,16 @@ def _to_float(W, lo, hi, unit):
 
 
 @njit
-def _rescale(W, lo, rate, n_buckets, scale):
-    """Multiply the weights of the active repetitions by `scale`."""
-    for j in range(W.shape[0]):
-        for r in range(rate.shape[0]):
-            if rate[r] != 0:
-                first = lo + r * n_buckets
-                _multiply(W[j], first, first + n_buckets, scale)
-
-
-@njit
-def _batch_gradient(Z, rows, y, table, weight, step, factor, rate, loss):
-    """Logits Z (n_batch, R B) become the gradients of the rows; loss (R,) grows."""
-    n_repetitions = rate.shape[0]
-    n_buckets = Z.shape[1] // n_repetitions
-    row_loss = np.empty(n_repetitions, np.float64)
+def _batch_gradient(Z, rows, b, y, table, weight, step, factor, rate, loss):
+    """Z (n_batch, R B), logits less b, become the gradients of the rows; loss grows."""
+    one, no_bias = np.float32(1.0), np.float32(0.0)
     for t in range(rows.shape[0]):
         i = rows[t]
-        for r in range(n_repetitions):
-            row_loss[r] = 0.0
         row_step = np.float32(step[i] * factor)
-        _softmax_gradient(Z[t], table[y[i]], n_buckets, row_step, row_loss)
-        for r in range(n_repetitions):
-            loss[r] += weight[i] * row_loss[r]
-            if rate[r] != 1.0:
-                _multiply(Z[t], r * n_buckets, (r + 1) * n_buckets, rate[r])
+        row_weight = np.float64(weight[i])
+        _softmax_gradient(
+            Z[t], one, b, table[y[i]], row_step, rate, no_bias, row_weight, loss
+        )
 
 
 def _sgd_epoch_dense(
@@ -437,8 +438,7 @@ def _sgd_epoch_dense(
         Xb = X[rows].astype(np.float32, copy=False)
         factor = decay[0] + (decay[1] - decay[0]) * t / order.size
         Z = Xb @ W
-        Z += b
-        _batch_gradient(Z, rows, y, table, weight, step, factor, rate, loss)
+        _batch_gradient(Z, rows, b, y, table, weight, step, factor, rate, loss)
         if not step.any():
             continue
         b -= np.float32(bias) * Z.sum(axis=0)
@@ -450,7 +450,6 @@ def _sgd_epoch_dense(
             tile -= change
             if shrink > 0:
                 tile *= keep
-    return 1.0
 
 
 class Settings(NamedTuple):
@@ -706,7 +705,7 @@ def train(X, y, table, columns, settings, task=_SILENT):
     n_repetitions = table.shape[1]
     rate = settings.rate
     rate = np.ones(n_repetitions, np.float32) if rate is None else rate.copy()
-    factor = rate.copy()
+    factor = np.where(rate != 0, rate, np.float32(1))
     lift = None if s.unit is None else 4 * s.gain / s.unit
     best = np.full(n_repetitions, np.inf)
     since_best = np.zeros(n_repetitions, np.int64)
@@ -718,21 +717,15 @@ def train(X, y, table, columns, settings, task=_SILENT):
         loss = np.zeros(n_repetitions)
         common = (rows, y, table, s.weight, step)
         trained = (rate, s.bias, lo, W, b, loss)
-        scale = 1
         if lift is not None:
-            arrays = read_only(X.data, X.indices, X.indptr)
-            common += (lift, decay, s.unit, factor)
-            _sgd_epoch_int16(*arrays, *common, *trained, state)
+            _sgd_epoch_int16(X, *common, lift, decay, s.unit, factor, *trained, state)
         elif sp.issparse(X):
-            *arrays, W_read = read_only(X.data, X.indices, X.indptr, W)
-            common += (s.gain, decay, penalty)
-            scale = _sgd_epoch_csr(*arrays, *common, *trained, W_read)
+            _sgd_epoch_csr(X, *common, s.gain, decay, penalty, *trained)
         else:
-            common += (s.gain, decay, penalty)
             with np.errstate(over="ignore", invalid="ignore"):  # reported below
-                scale = _sgd_epoch_dense(X, s.batch_size, *common, *trained)
-        if scale != 1:
-            _rescale(W, lo, rate, b.size // n_repetitions, np.float32(scale))
+                _sgd_epoch_dense(
+                    X, s.batch_size, *common, s.gain, decay, penalty, *trained
+                )
         return loss / max(s.weight[rows].sum(dtype=np.float64), np.finfo(float).tiny)
 
     started = time.perf_counter()
@@ -940,26 +933,34 @@ def _logits_dense(X, W, b, out):
 
 
 @njit
-def _normalise(Z, n_buckets, log):
-    """Logits Z (n, R B) become (log) probabilities of the buckets."""
+def _normalise(Z, n_buckets):
+    """Logits Z (n, R B) become probabilities of the buckets."""
     for i in range(Z.shape[0]):
         for r in range(Z.shape[1] // n_buckets):
             z = Z[i, r * n_buckets : (r + 1) * n_buckets]
             largest = _largest(z)
             total = np.float32(0.0)
-            if log:
-                for b in range(n_buckets):
-                    total += _exp(z[b] - largest)
-                shift = largest + np.float32(np.log(total))
-                for b in range(n_buckets):
-                    z[b] -= shift
-            else:
-                for b in range(n_buckets):
-                    e = _exp(z[b] - largest)
-                    z[b] = e
-                    total += e
-                for b in range(n_buckets):
-                    z[b] /= total
+            for b in range(n_buckets):
+                e = _exp(z[b] - largest)
+                z[b] = e
+                total += e
+            for b in range(n_buckets):
+                z[b] /= total
+
+
+@njit
+def _log_normalise(Z, n_buckets):
+    """Logits Z (n, R B) become log probabilities of the buckets."""
+    for i in range(Z.shape[0]):
+        for r in range(Z.shape[1] // n_buckets):
+            z = Z[i, r * n_buckets : (r + 1) * n_buckets]
+            largest = _largest(z)
+            total = np.float32(0.0)
+            for b in range(n_buckets):
+                total += _exp(z[b] - largest)
+            shift = largest + np.float32(np.log(total))
+            for b in range(n_buckets):
+                z[b] -= shift
 
 
 def bucket_proba(X, W, b, n_buckets, log):
@@ -969,5 +970,8 @@ def bucket_proba(X, W, b, n_buckets, log):
         _logits_csr(*read_only(X.data, X.indices, X.indptr, W, b), Z)
     else:
         _logits_dense(*read_only(X, W, b), Z)
-    _normalise(Z, n_buckets, log)
+    if log:
+        _log_normalise(Z, n_buckets)
+    else:
+        _normalise(Z, n_buckets)
     return Z.reshape(X.shape[0], -1, n_buckets)

@@ -181,7 +181,7 @@ def _stages_block(scores, table, adds, deficits, lanes, limits, indices, values)
                 )
 
 
-@njit(fastmath=False)
+@njit(inner=True, fastmath=False)
 def _stages_limit(worst, ceiling, error, scale):
     """Least 8-bit sum of a class that is not better than the k-th best of a stage."""
     if worst == -np.inf:
@@ -190,7 +190,7 @@ def _stages_limit(worst, ceiling, error, scale):
     return np.uint8(min(units + 1, 255.0))
 
 
-@njit(fastmath=False)
+@njit(inner=True, fastmath=False)
 def _stages_deficits(scores, adds, deficits):
     """Write deficits (R, B, _LANES); return float64 bounds for each row.
 
