@@ -798,7 +798,7 @@ def probe_step(X, y, column, n_buckets, settings):
 
 def _squares(X):
     """Slices of rows and the squares of their values, float64, a batch at a time."""
-    for rows in gen_batches(X.shape[0], 1 << 14 if sp.issparse(X) else 1 << 10):
+    for rows in gen_batches(X.shape[0], 1 << 12 if sp.issparse(X) else 1 << 10):
         part = X[rows]
         if not sp.issparse(X):
             yield rows, np.square(part, dtype=np.float64)
@@ -816,7 +816,7 @@ def units(X, step, gain, n_visits):
     less than half of it.  Integers at the end of the range stay there.
     """
     longest = np.zeros(X.shape[1], np.float32)
-    for rows in gen_batches(X.shape[0], 1 << 14):
+    for rows in gen_batches(X.shape[0], 1 << 12):
         part = X[rows]
         steps = np.repeat(step[rows], np.diff(part.indptr))
         np.maximum.at(
