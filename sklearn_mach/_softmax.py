@@ -50,7 +50,7 @@ _N_PROBE_BUCKETS = 64  # at most, in the trial
 _N_PROBE_MIN = 1_000  # with fewer rows there is no trial
 _STEP = 4.0  # but this factor
 _CACHED = 32 << 20  # bytes of weights that are not worth 16 bits
-_RANGE = 64.0  # steps of a feature, at least, that fit its 16 bits
+_RANGE = 128.0  # steps of a feature, at least, that fit its 16 bits
 _SCALE_RATIO = 1e3  # features whose scales differ by more are reported
 _PROBE_FACTORS = np.float32(2.0) ** np.arange(-2, 5, dtype=np.float32)
 
@@ -280,7 +280,7 @@ else:
     def _add_product(w, g, k, dither):
         """w += (g * k + dither) >> 16, saturating: int16 arrays of one length."""
         _add_product_vectors(w, g, k, np.int16(np.int32(32767) - dither))
-        for q in range(w.shape[0] // 16 * 16, w.shape[0]):
+        for q in range(w.shape[0] // _LANES * _LANES, w.shape[0]):
             product = (np.int32(g[q]) * np.int32(k) + dither) >> np.int32(16)
             w[q] = min(max(w[q] + product, -32768), 32767)
 
@@ -810,10 +810,10 @@ def _squares(X):
 def units(X, step, gain, n_visits):
     """Units of the features' weights as integers of 16 bits, float32 (n_features,).
 
-    The range of a feature is 64 of its longest steps, and (n / 16)^(1/4) times as many
-    if it is visited n > 16 times in training.  Up to 256 visits no weight can leave it,
+    The range of a feature is 128 of its longest steps, and (n / 16)^(1/4) times as many
+    if it is visited n > 16 times in training.  Up to 512 visits no weight can leave it,
     because the steps fall to zero; beyond, the largest weights of five data sets took
-    less than half of it.  Integers at the end of the range stay there.
+    less than a fourth of it.  Integers at the end of the range stay there.
     """
     longest = np.zeros(X.shape[1], np.float32)
     for rows in gen_batches(X.shape[0], 1 << 12):
