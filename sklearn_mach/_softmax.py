@@ -41,7 +41,7 @@ from ._progress import SilentTask, report_epoch
 # columns stand beside it; fusing multiplications with additions is harmless.
 _ELEMENTWISE = {"contract", "arcp", "nsz", "afn"}
 
-_TILE = 256  # features updated at a time on a dense X
+_TILE = 256  # features of W updated at a time on a dense X, and made floats
 _DENSE_COLUMNS = 512  # of W, trained together on a dense X
 _MIN_VISITS = 200_000  # rows passed in all epochs of "auto" together, at least
 _SMALLEST = 1e-30  # squared length of a row, and its inverse the largest
@@ -399,17 +399,12 @@ def _sgd_epoch_int16(
     )  # fmt: skip
 
 
-@njit
 def _to_float(W, lo, hi, unit):
     """The integers that lie in the columns ``lo:hi`` of W become the weights there."""
-    row = np.empty(hi - lo, np.int16)
-    for j in range(W.shape[0]):
-        integers = W[j].view(np.int16)[2 * lo : lo + hi]
-        for q in range(row.shape[0]):
-            row[q] = integers[q]
-        weights = W[j, lo:hi]
-        for q in range(row.shape[0]):
-            weights[q] = np.float32(row[q]) * unit[j]
+    integers = W.view(np.int16)[:, 2 * lo : lo + hi]
+    for rows in gen_batches(W.shape[0], _TILE):
+        part = integers[rows].copy()  # the weights are written over it
+        np.multiply(part, unit[rows, None], out=W[rows, lo:hi], dtype=np.float32)
 
 
 @njit
