@@ -560,6 +560,28 @@ def test_a_repetition_that_has_stopped_keeps_its_16_bits(sixteen_bits):
     assert_array_equal(stopped_b[::2], b[::2])
 
 
+def test_the_trial_of_16_bits_is_that_of_float32(sixteen_bits):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 6, 400).astype(np.int32)
+    share = np.where(rng.random((6, 30)) < 0.3, 0.5, 0.1)  # of the rows of a class
+    X = sp.csr_matrix((rng.random((400, 30)) < share[y]).astype(np.float32))
+    options = MACHClassifier(max_iter=3).get_params(deep=False)
+    settings = _softmax.make_settings(X, None, options, 0, use_gains=True, n_columns=1)
+    assert settings.unit is not None
+    factors = _softmax._PROBE_FACTORS[:6]  # with 16, rounding errors grow
+    settings = settings._replace(rate=factors, tol=None)
+    table = np.repeat(np.arange(6, dtype=np.uint8)[:, None], factors.size, axis=1)
+    losses = []
+    for unit in (settings.unit, None):
+        W, b = np.zeros((30, 36), np.float32), np.zeros(36, np.float32)
+        columns = _softmax.Columns(W, b, 0, 36, True)
+        now = settings._replace(unit=unit)
+        losses.append(_softmax.train(X, y, table, columns, now)[2])
+    # Steps are rounded by at most 1/256 of the longest, at random: losses hardly move.
+    assert_allclose(losses[0], losses[1], rtol=0.005)
+    assert np.ptp(losses[1]) > 0.2  # and the factors matter
+
+
 @pytest.mark.parametrize(
     ("parameters", "fit"),
     [
