@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.utils import check_random_state
 
-from sklearn_mach import MACHClassifier, _softmax
+from sklearn_mach import MACHClassifier, _int16, _softmax
 from sklearn_mach._compat import njit
 
 COMPILED = not numba.config.DISABLE_JIT
@@ -38,7 +38,7 @@ def largest_of(z):
 
 @njit
 def add_product(w, g, k, dither):
-    _softmax._add_product(w, g, k, dither)
+    _int16.add_product(w, g, k, dither)
 
 
 def problem(n=30, d=7, K=6, seed=0):
