@@ -28,6 +28,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.metrics import accuracy_score
 from sklearn.utils import (
     Bunch,
+    assert_all_finite,
     check_random_state,
     compute_class_weight,
     gen_batches,
@@ -82,6 +83,8 @@ _CALIBRATION_SCORES = 20_000_000  # class scores that the calibration may look a
 _CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
 _PLAIN_VALUES = 100_000  # values of X that are checked in the short way
 _CHUNK_BYTES = 1 << 26  # bucket scores made at a time, for all threads together
+_SMALLEST_VALUE = 1e-150  # of the largest of X, or its square is zero in float64
+_NO_LABELS = object()  # in place of y, which may be None or anything else by mistake
 
 
 def _has_partial_fit(self):
@@ -473,7 +476,7 @@ class MACHClassifier(
                 "sample_weight."
             )
         if classes is not None:
-            classes = _encode(np.asarray(classes))[0]
+            classes = _sorted_classes(classes)
             if not first and not np.array_equal(classes, self.classes_):
                 raise ValueError(
                     f"classes has {classes.size} classes that are not the "
@@ -521,6 +524,13 @@ class MACHClassifier(
     def _check_parameters(self):
         """What the constraints of single parameters cannot say."""
         resolve_device(self.device)
+        if isinstance(self.class_weight, dict):
+            for label, weight in self.class_weight.items():
+                if not (isinstance(weight, Real) and 0 <= weight < np.inf):
+                    raise ValueError(
+                        f"class_weight gives class {label!r} the weight {weight!r}. "
+                        "Weights must be finite numbers that are not negative."
+                    )
         if self.estimator is None:
             return
         if self.device not in ("auto", "cpu"):
@@ -542,23 +552,34 @@ class MACHClassifier(
                 "decision_function, so that its buckets cannot be scored."
             )
 
-    def _validate(self, X, y="no_validation", reset=False):
+    def _validate(self, X, y=_NO_LABELS, reset=False):
         """Checked rows (CSR canonical with int32 indices, or C-ordered), and labels."""
-        if isinstance(y, str) and self._is_plain(X):
+        has_labels = y is not _NO_LABELS
+        if not has_labels and self._is_plain(X):
             return X
         tags = self.__sklearn_tags__().input_tags
-        if not isinstance(y, str):
-            _refuse_missing(y)
-        checked = validate_data(
-            self,
-            X,
-            y,
-            reset=reset,
-            accept_sparse="csr" if tags.sparse else False,
-            dtype=[np.float64, np.float32],
-            order="C",
-            ensure_all_finite=not tags.allow_nan,
-        )
+        if has_labels:
+            _check_labels(y, "y")
+        _refuse_dates(X)
+        try:
+            checked = validate_data(
+                self,
+                X,
+                y if has_labels else "no_validation",
+                reset=reset,
+                accept_sparse="csr" if tags.sparse else False,
+                dtype=[np.float64, np.float32],
+                order="C",
+                ensure_all_finite=not tags.allow_nan,
+            )
+        except ValueError as error:
+            if "could not convert string to float" not in str(error):
+                raise
+            raise ValueError(
+                f"X holds strings that are no numbers: {error}. Make features of them "
+                "first, for example with sklearn.preprocessing.OneHotEncoder, or of "
+                "text with sklearn.feature_extraction.text.TfidfVectorizer."
+            ) from error
         X, *labels = checked if isinstance(checked, tuple) else (checked,)
         if sp.issparse(X):
             if not X.has_canonical_format:
@@ -570,6 +591,8 @@ class MACHClassifier(
                     shape=X.shape,
                 )
         if labels:
+            if self.estimator is None:
+                _refuse_tiny(X)
             with warnings.catch_warnings():  # many classes are what this is for
                 warnings.filterwarnings("ignore", "The number of unique classes")
                 check_classification_targets(labels[0])
@@ -1281,23 +1304,77 @@ def _n_calibration(n_samples, n_classes, n_buckets):
     return min(n_samples // 50, max(_CALIBRATION_SCORES // n_classes, 500), 10_000)
 
 
-def _refuse_missing(y):
-    """Refuse None, NaN and NA among labels that are objects."""
-    y = np.asarray(y)
-    if y.dtype == object and y.ndim == 1:
-        if any(v is None or type(v).__name__ == "NAType" or v != v for v in y):
+def _check_labels(labels, name):
+    """Refuse labels that scikit-learn lets pass, or refuses in words of its own."""
+    if isinstance(labels, str):
+        raise ValueError(f"{name} must be an array of labels, got {labels!r}.")
+    labels = np.asarray(labels)
+    if labels.dtype.kind == "T":
+        raise ValueError(
+            f"{name} has NumPy's StringDType, which scikit-learn does not support. "
+            f"Pass {name}.astype(str)."
+        )
+    missing = False
+    if labels.dtype.kind in "mM":
+        missing = np.isnat(labels).any()
+    elif labels.dtype == object and labels.ndim == 1:
+        missing = any(
+            v is None or type(v).__name__ == "NAType" or v != v for v in labels
+        )
+    if missing:
+        raise ValueError(
+            f"{name} contains missing values (None, NaN or NaT). Drop them."
+        )
+
+
+def _refuse_dates(X):
+    """Refuse dates and durations, which NumPy takes as counts of some unit of time."""
+    dtypes = X.dtypes if hasattr(X, "dtypes") else [getattr(X, "dtype", None)]
+    for dtype in dtypes:
+        if hasattr(dtype, "is_temporal"):  # of polars
+            is_date = dtype.is_temporal()
+        else:
+            is_date = getattr(dtype, "kind", None) in ("m", "M")
+        if is_date:
             raise ValueError(
-                "y contains missing values (None or NaN). Drop these rows."
+                f"X holds dates or durations, of dtype {dtype}. Convert them to "
+                "numbers, such as days since a date."
             )
 
 
-def _encode(y):
+def _refuse_tiny(X):
+    """Refuse values whose squares are zero, so that rows would have no length."""
+    values = X.data if sp.issparse(X) else X
+    largest = max(values.max(initial=0), -values.min(initial=0))
+    if 0 < largest < _SMALLEST_VALUE:
+        raise ValueError(
+            f"The largest value of X is {largest:.3g}, which leaves no room in "
+            "float32. Use other units, that bring the rows to about unit length."
+        )
+
+
+def _sorted_classes(classes):
+    """The distinct labels of the argument `classes`, sorted."""
+    _check_labels(classes, "classes")
+    found = np.asarray(classes)
+    if found.ndim != 1 or found.size == 0:
+        what = f"shape {found.shape}" if found.ndim else type(classes).__name__
+        raise ValueError(
+            f"classes must be a list or an array of one dimension that holds all "
+            f"labels, at least one; got {what}."
+        )
+    if found.dtype.kind == "f":
+        assert_all_finite(found, input_name="classes")
+    return _encode(found, "classes")[0]
+
+
+def _encode(y, name="y"):
     """Sorted labels, and their numbers as int32 of the shape of y."""
     try:
         classes, codes = np.unique(y, return_inverse=True)
     except TypeError as error:
         raise ValueError(
-            "y mixes labels that cannot be sorted, such as numbers, strings and "
+            f"{name} mixes labels that cannot be sorted, such as numbers, strings and "
             "missing values. Use labels of one type."
         ) from error
     return classes, codes.astype(np.int32)
@@ -1306,7 +1383,13 @@ def _encode(y):
 def _encode_as(y, classes):
     """Numbers of the labels y in the sorted labels `classes`."""
     found, codes = _encode(y)
-    place = np.minimum(np.searchsorted(classes, found), classes.size - 1)
+    try:
+        place = np.minimum(np.searchsorted(classes, found), classes.size - 1)
+    except TypeError as error:
+        raise ValueError(
+            f"y and classes hold labels of types that cannot be compared, such as "
+            f"{found[0]!r} and {classes[0]!r}. Use labels of one type."
+        ) from error
     unknown = found[classes[place] != found]
     if unknown.size:
         raise ValueError(

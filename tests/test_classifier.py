@@ -1072,6 +1072,12 @@ def bad(X, y, what):
         X = X[:, 0]
     elif what == "three dimensions":
         X = X[:, :, None]
+    elif what == "dates":
+        X = np.datetime64("2020-01-01") + (10 * X).astype(int)
+    elif what == "durations in a frame":
+        X = pd.DataFrame({"x": X[:, 0], "when": pd.to_timedelta(y, unit="D")})
+    elif what == "strings in a frame":
+        X = pd.DataFrame({"x": X[:, 0], "name": "red"})
     elif what == "multi-output":
         y = np.column_stack([y, y])
     elif what == "NaN label":
@@ -1086,6 +1092,10 @@ def bad(X, y, what):
         y = np.where(y == 2, np.nan, y.astype(str).astype(object))
     elif what == "NaN among objects":
         y = np.where(y == 2, np.nan, y.astype(object))
+    elif what == "NaT":
+        y = np.where(y == 2, np.datetime64("NaT"), np.datetime64("2020-01-01") + y)
+    elif what == "NaT in a series":
+        y = pd.Series(np.datetime64("2020-01-01") + y).mask(y == 2)
     elif what == "NA":
         y = pd.Series(y.astype(str), dtype="string").where(y != 2)
     elif what == "NA among numbers":
@@ -1096,6 +1106,10 @@ def bad(X, y, what):
         y = np.where(y == 2, "two", y.astype(object))
     elif what == "continuous":
         y = y + 0.5
+    elif what == "StringDType":
+        y = y.astype(np.dtypes.StringDType())
+    elif what == "a string":
+        y = "abc"
     elif what == "no y":
         y = None
     return X, y
@@ -1112,6 +1126,9 @@ def bad(X, y, what):
         ("lengths", "inconsistent numbers of samples"),
         ("one dimension", "Expected 2D array, got 1D array"),
         ("three dimensions", "dim 3|3D|3 dim"),
+        ("dates", r"X holds dates .* dtype datetime64\[D\]. Convert them to numbers"),
+        ("durations in a frame", "X holds dates or durations, of dtype timedelta64"),
+        ("strings in a frame", "X holds strings .*'red'.*OneHotEncoder"),
         ("multi-output", "y should be a 1d array"),
         ("NaN label", "Input y contains NaN"),
         ("infinite label", "Input y contains infinity"),
@@ -1119,11 +1136,15 @@ def bad(X, y, what):
         ("None among strings", "y .*missing values"),
         ("NaN among strings", "NaN|missing values"),
         ("NaN among objects", "NaN|missing values"),
+        ("NaT", "y contains missing values .*NaT"),
+        ("NaT in a series", "y contains missing values .*NaT"),
         ("NA", "y .*(NaN|missing values)"),
         ("NA among numbers", "y .*(NaN|missing values)"),
         ("NA among objects", "y .*(NaN|missing values)"),
         ("mixed", "mixes labels|Unknown label type"),
         ("continuous", "Unknown label type: continuous"),
+        ("StringDType", r"y has NumPy's StringDType.*Pass y.astype\(str\)"),
+        ("a string", "y must be an array of labels, got 'abc'"),
         ("no y", "requires y to be passed"),
     ],
 )
@@ -1140,6 +1161,51 @@ def test_bad_data_is_refused(blobs, what, message, base, method):
             model.partial_fit(X, y, classes=range(6))
     assert not hasattr(model, "classes_")
     assert not hasattr(model, "n_features_in_")
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_values_whose_squares_vanish_are_refused(blobs, sparse):
+    X, y = blobs(60, sparse=sparse)
+    model = MACHClassifier(n_buckets=3)
+    for sign in (1, -1):
+        with pytest.raises(ValueError, match="largest value of X is .*e-32.*units"):
+            model.fit(sign * abs(X) * 1e-320, y)
+    assert model.fit(0 * X, y).predict(X).shape == (60,)  # zeros are zeros
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([], r"classes must be a list .* at least one; got shape \(0,\)"),
+        (set(range(6)), "classes must be a list .* one dimension .*; got set"),
+        ("abcdef", "classes must be an array of labels, got 'abcdef'"),
+        (np.arange(6).reshape(2, 3), r"one dimension .*; got shape \(2, 3\)"),
+        ([*range(6), np.nan], "Input classes contains NaN"),
+        ([*range(6), np.inf], "Input classes contains infinity"),
+        ([*range(6), None], "classes contains missing values"),
+        ([*"abcdef", np.nan, None], "classes contains missing values"),
+        (np.array(["2020-01-01", "NaT"], "M8[D]"), "classes contains missing .*NaT"),
+        ([*range(6), "seven"], "not in classes"),
+        (np.array([0, "one"], dtype=object), "classes mixes labels"),
+        (np.array(["a", "b"], np.dtypes.StringDType()), "classes has .*StringDType"),
+        (np.arange(6).astype("M8[D]"), "types that cannot be compared"),
+    ],
+)
+def test_bad_classes_are_refused(blobs, classes, message):
+    X, y = blobs(60)
+    model = MACHClassifier(n_buckets=3)
+    with pytest.raises(ValueError, match=message):
+        model.partial_fit(X, y, classes=classes)
+    assert not hasattr(model, "classes_")
+
+
+@pytest.mark.parametrize(
+    "classes", [range(6), (5, 4, 3, 2, 1, 0, 0), pd.Series(range(6)), np.arange(6.0)]
+)
+def test_classes_may_come_in_any_list_and_order(blobs, classes):
+    X, y = blobs(60)
+    model = MACHClassifier(n_buckets=3).partial_fit(X, y, classes=classes)
+    assert_array_equal(model.classes_, np.arange(6))
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -1173,6 +1239,7 @@ def test_bad_rows_are_refused_at_prediction(blobs, method, base, sparse):
         ("complex", "Complex data not supported"),
         ("no rows", r"Found array with 0 sample\(s\)"),
         ("one dimension", "Expected 2D array, got 1D array"),
+        ("dates", "X holds dates or durations"),
     ]:
         with pytest.raises(ValueError, match=message):
             predict(bad(X, y, what)[0])
@@ -1191,6 +1258,11 @@ def test_bad_rows_are_refused_at_prediction(blobs, method, base, sparse):
         ({"alpha": -1}, "'alpha' parameter .* Got -1 instead"),
         ({"validation_fraction": 1.0}, "'validation_fraction' parameter"),
         ({"class_weight": "auto"}, "'class_weight' parameter"),
+        ({"class_weight": {0: np.nan}}, "gives class 0 the weight nan. .*finite"),
+        ({"class_weight": {0: np.inf}}, "gives class 0 the weight inf"),
+        ({"class_weight": {1: None}}, "gives class 1 the weight None"),
+        ({"class_weight": {1: "a"}}, "gives class 1 the weight 'a'"),
+        ({"class_weight": {0: 1.0, 5: -1.0}}, "class 5 the weight -1.0.*not negative"),
         (
             {"n_repetitions": 2, "n_buckets": 2},
             "n_repetitions=2 with n_buckets=2 cannot tell 6 classes apart.*only 4 "
@@ -1211,6 +1283,9 @@ def test_bad_parameters_are_refused(blobs, parameters, message):
     X, y = blobs(60)
     with pytest.raises(ValueError, match=message):
         MACHClassifier(**parameters).fit(X, y)
+    if "class_weight" in parameters:
+        with pytest.raises(ValueError, match=message):
+            MACHClassifier(**parameters).partial_fit(X, y, classes=range(6))
 
 
 @pytest.mark.parametrize("method", ["fit", "partial_fit"])
