@@ -411,6 +411,8 @@ class MACHClassifier(
         _raise_for_params(fit_params, self, "fit")
         self._check_parameters()
         warm = self.warm_start and hasattr(self, "bucket_table_")
+        if warm:
+            self._check_learner("warm_start=True", "Set warm_start=False")
         data = {"X": X, "y": y}  # for callbacks, that may pass them to `predict`
         if sample_weight is not None:
             data["metadata"] = {"sample_weight": sample_weight}
@@ -470,6 +472,8 @@ class MACHClassifier(
         first = not hasattr(self, "bucket_table_")
         if first and classes is None:
             raise ValueError("classes must be passed at the first call of partial_fit.")
+        if not first:
+            self._check_learner("partial_fit", "Call fit")
         if self.class_weight == "balanced":
             raise ValueError(
                 "class_weight='balanced' is not known block by block. Pass a dict, or "
@@ -551,6 +555,16 @@ class MACHClassifier(
                 f"estimator={self.estimator!r} has neither predict_proba nor "
                 "decision_function, so that its buckets cannot be scored."
             )
+
+    def _check_learner(self, cause, remedy):
+        """Refuse to go on with a model that another kind of learner has trained."""
+        if hasattr(self, "_weights") == (self.estimator is None):
+            return
+        before = "base classifiers" if self.estimator is None else "estimator=None"
+        raise ValueError(
+            f"{cause} goes on with a model of {before}, but estimator is now "
+            f"{self.estimator!r}. {remedy} to start anew, or set estimator back."
+        )
 
     def _validate(self, X, y=_NO_LABELS, reset=False):
         """Checked rows (CSR canonical with int32 indices, or C-ordered), and labels."""
@@ -667,6 +681,7 @@ class MACHClassifier(
         if not isinstance(self.hashing, str):
             given = _check_table(self.hashing, n_classes, n_repetitions, n_buckets)
             given, n_repetitions, n_buckets = given
+            n_buckets = int(n_buckets)  # of few bits, R B would overflow
         else:
             n_repetitions, n_buckets = theory.choose_sizes(
                 n_classes,
@@ -686,12 +701,6 @@ class MACHClassifier(
         n_old = 0
         if warm:
             n_old = self.n_repetitions_
-            if hasattr(self, "_weights") != (self.estimator is None):
-                raise ValueError(
-                    "With warm_start=True estimator must stay of the kind of the "
-                    "previous fit (None, or a classifier). Set warm_start=False to "
-                    "start anew."
-                )
             if n_buckets != self.n_buckets_ or n_repetitions < n_old:
                 raise ValueError(
                     f"With warm_start=True n_buckets must stay {self.n_buckets_} and "
@@ -840,7 +849,9 @@ class MACHClassifier(
             seen, block, factor = 0, n_samples, None
         self.device_ = choose_device(self.device, X, width)
         device = backend(self.device_)
-        options = self.get_params(deep=False)
+        # not get_params: a sub-class may have other parameters
+        names = MACHClassifier._parameter_constraints
+        options = {name: getattr(self, name) for name in names}
         options["batch_size"] = device.batch_size(options, n_samples)
         if method == "partial_fit":
             options |= {"max_iter": 1, "early_stopping": False}

@@ -597,6 +597,11 @@ def choose_sizes(
     but never fewer than the bound of `mach_min_repetitions`.  A repetition's column of
     the table counts as `table_columns` buckets.
     """
+    # NumPy integers of few bits would overflow in R B
+    n_repetitions, n_buckets = (
+        value if isinstance(value, str) else int(value)
+        for value in (n_repetitions, n_buckets)
+    )
     budget = _BUDGET if n_nonzeros > _FEW_NONZEROS else 2 * _BUDGET
     given = n_buckets != "auto"
     if not given:

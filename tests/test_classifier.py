@@ -365,6 +365,32 @@ def test_first_repetitions_do_not_depend_on_their_number(blobs, hashing):
     assert models[0].bucket_table_.dtype == np.uint8
 
 
+@pytest.mark.parametrize("hashing", ["balanced", "table"])
+@pytest.mark.parametrize(
+    ("n_repetitions", "n_buckets"),
+    [
+        (np.int8(6), np.int8(30)),
+        (40, np.uint8(8)),
+        (np.uint8(40), "auto"),
+        ("auto", np.uint8(8)),
+        (np.int16(300), np.int16(120)),
+    ],
+)
+def test_sizes_may_be_integers_of_few_bits(blobs, hashing, n_repetitions, n_buckets):
+    X, y = blobs(130, 4, 130)
+    wide = [v if isinstance(v, str) else int(v) for v in (n_repetitions, n_buckets)]
+    model = MACHClassifier(hashing="balanced", max_iter=1, random_state=0)
+    expected = clone(model).set_params(n_repetitions=wide[0], n_buckets=wide[1])
+    expected.fit(X, y)
+    model.set_params(n_repetitions=n_repetitions, n_buckets=n_buckets)
+    if hashing == "table":
+        model.set_params(hashing=expected.bucket_table_)
+    model.fit(X, y)
+    assert_same_model(model, expected)
+    assert type(model.n_repetitions_) is type(model.n_buckets_) is int
+    assert_array_equal(model.partial_fit(X, y).classes_, np.arange(130))
+
+
 @pytest.mark.parametrize("n_buckets", [6, 7, 16, 1000])
 def test_no_more_buckets_than_classes_are_used(blobs, n_buckets):
     X, y = blobs(60)
@@ -947,15 +973,27 @@ def test_warm_start_refuses_other_classes_features_and_tables(blobs):
 
 
 @pytest.mark.parametrize(
-    ("before", "after"),
-    [(None, LogisticRegression()), (LogisticRegression(), None)],
+    ("before", "after", "message"),
+    [
+        (None, MultinomialNB(), "model of estimator=None.* is now MultinomialNB"),
+        (MultinomialNB(), None, "model of base classifiers.* is now None"),
+    ],
 )
-def test_warm_start_refuses_another_kind_of_learner(blobs, before, after):
+def test_another_kind_of_learner_does_not_go_on(blobs, before, after, message):
     X, y = blobs(60)
-    model = MACHClassifier(before, n_repetitions=2, n_buckets=3, warm_start=True)
-    model.fit(X, y).set_params(estimator=after, n_repetitions=3)
-    with pytest.raises(ValueError, match="warm_start"):
+    X = abs(X)
+    model = MACHClassifier(before, n_repetitions=2, n_buckets=3, random_state=0)
+    scores = model.fit(X, y).decision_function(X)
+    model.set_params(estimator=after, n_repetitions=3)
+    with pytest.raises(ValueError, match=f"partial_fit .*{message}.*Call fit"):
+        model.partial_fit(X, y)
+    model.set_params(warm_start=True)
+    with pytest.raises(ValueError, match=f"{message}.*Set warm_start=False"):
         model.fit(X, y)
+    assert_array_equal(model.set_params(estimator=before).decision_function(X), scores)
+    fresh = clone(model).set_params(estimator=after).fit(X, y).decision_function(X)
+    model.set_params(estimator=after, warm_start=False).fit(X, y)
+    assert_array_equal(model.decision_function(X), fresh)
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -1676,6 +1714,23 @@ def test_clone_and_parameters(blobs, parameters):
     assert not hasattr(copy, "classes_")
     assert_array_equal(copy.fit(X, y).decision_function(X), scores)
     assert "MACHClassifier" in repr(model)
+
+
+class OwnParameters(MACHClassifier):
+    """A sub-class with another constructor."""
+
+    def __init__(self, name="mine", n_buckets=3):
+        super().__init__(n_buckets=n_buckets, n_repetitions=4, random_state=0)
+        self.name = name
+
+
+def test_a_sub_class_may_have_other_parameters(blobs):
+    X, y = blobs(60)
+    plain = MACHClassifier(n_buckets=3, n_repetitions=4, random_state=0)
+    own = clone(OwnParameters(name="other")).fit(X, y)
+    assert own.get_params() == {"name": "other", "n_buckets": 3}
+    assert_same_model(own, plain.fit(X, y))
+    assert_same_model(own.partial_fit(X, y), plain.partial_fit(X, y))
 
 
 @pytest.mark.parametrize("sparse", [False, True])
