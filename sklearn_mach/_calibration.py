@@ -40,6 +40,7 @@ def _shape(best, scalars):
     return t, np.exp(np.clip(scalars[2], -_MAX_LOG_POWER, _MAX_LOG_POWER))
 
 
+@np.errstate(under="ignore")  # a probability of zero is no error
 def fit_scalars(chunks, start):
     """The scalars a, b and log c that minimise the log loss, by damped scoring steps.
 

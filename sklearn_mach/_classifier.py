@@ -79,6 +79,7 @@ from ._stages import decode_stages
 # The share of every bucket probability of a base classifier that is spread evenly over
 # the buckets, so that a probability of zero makes no class impossible.
 _SMOOTHING = 1e-3
+_CALIBRATION_ROWS = 10_000  # with fewer rows probabilities are not calibrated
 _CALIBRATION_SCORES = 20_000_000  # class scores that the calibration may look at
 _CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
 _PLAIN_VALUES = 100_000  # values of X that are checked in the short way
@@ -1310,7 +1311,7 @@ def _digits(n_classes, n_buckets):
 
 def _n_calibration(n_samples, n_classes, n_buckets):
     """Rows to set aside for the probabilities: at most 2 % of them and 10,000."""
-    if n_classes <= n_buckets or n_samples < 10_000:
+    if n_classes <= n_buckets or n_samples < _CALIBRATION_ROWS:
         return 0
     return min(n_samples // 50, max(_CALIBRATION_SCORES // n_classes, 500), 10_000)
 

@@ -40,6 +40,16 @@ def test_scalars_minimise_the_log_loss(seed):
     assert loss(found, wide, y, weight) <= best * (1 + 1e-5)
 
 
+def test_probabilities_that_underflow_are_no_error():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(0, 30, (200, 12)).astype(np.float32)
+    y = np.where(rng.random(200) < 0.9, scores.argmax(axis=1), 3)
+    expected = fit_scalars([(scores, y, np.ones(200))], 9.0)
+    with np.errstate(all="raise"):
+        found = fit_scalars([(scores, y, np.ones(200))], 9.0)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_equal_scores_leave_the_start():
     scores, y = np.zeros((5, 3), np.float32), np.array([0, 1, 2, 0, 1])
     found = fit_scalars([(scores, y, np.ones(5))], 2.0)

@@ -6,7 +6,7 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sklearn_mach import MACHClassifier, MACHClassifierCV
+from sklearn_mach import MACHClassifier, MACHClassifierCV, _classifier, _softmax
 
 # As for scikit-learn's own estimators trained by SGD or without exact weights.
 BALANCE = "a weak base on merged classes: weights move its buckets, not its classes"
@@ -20,10 +20,31 @@ NEGATIVE = {
     "check_decision_proba_consistency": "the check's rows hold negative values, which "
     "MultinomialNB refuses; it has no decision_function itself, so is never asked"
 }
+BALANCED = "partial_fit refuses class_weight='balanced', as SGDClassifier does"
+NOT_IN_BLOCKS = {
+    "check_estimators_partial_fit_n_features": BALANCED,
+    "check_fit_score_takes_y": BALANCED,
+    "check_n_features_in_after_fitting": BALANCED,
+}
+ONE_ROW = {
+    "check_fit2d_1sample": "a single row is refused, because it is the one set aside; "
+    "the check asks for words of its own"
+}
 
-CONFIGURATIONS = [
+BUILT_IN = [
     (MACHClassifier(n_buckets=2), SGD_FAILURES),
     (MACHClassifier(n_buckets=16), SGD_FAILURES),
+]
+CONFIGURATIONS = BUILT_IN + [
+    (
+        MACHClassifier(n_buckets=2, class_weight="balanced"),
+        SGD_FAILURES | NOT_IN_BLOCKS,
+    ),
+    # The usual 5 epochs are too few where 30 rows decide, as in these checks.
+    (
+        MACHClassifier(n_buckets=2, early_stopping=True, n_iter_no_change=20),
+        SGD_FAILURES | ONE_ROW,
+    ),
     (MACHClassifier(LogisticRegression(max_iter=1000), n_buckets=2), {}),
     (MACHClassifier(LogisticRegression(max_iter=1000), n_buckets=16), {}),
     (MACHClassifier(SGDClassifier(loss="log_loss"), n_buckets=2), SGD_FAILURES | WEAK),
@@ -50,4 +71,16 @@ def expected_failures(estimator):
     expected_failed_checks=expected_failures,
 )
 def test_sklearn_compatible(estimator, check):
+    check(estimator)
+
+
+@parametrize_with_checks(
+    [estimator for estimator, _ in BUILT_IN],
+    expected_failed_checks=expected_failures,
+)
+def test_sklearn_compatible_by_the_ways_of_large_data(estimator, check, monkeypatch):
+    # the trial of the step, calibrated probabilities and weights of 16 bits
+    monkeypatch.setattr(_softmax, "_N_PROBE_MIN", 10)
+    monkeypatch.setattr(_classifier, "_CALIBRATION_ROWS", 0)
+    monkeypatch.setattr(_softmax, "_CACHED", 0)
     check(estimator)
