@@ -449,7 +449,10 @@ class MACHClassifier(
         """Take one pass over a block of rows.
 
         The step of the built-in learner falls with the square root of the number of
-        rows seen, in units of the first block.
+        rows seen, in units of the first block.  Base classifiers are copied before they
+        see the block, so that a call that fails leaves the model as it was; blocks of
+        many rows make the copies cheap.  Parameters of `estimator` that change later do
+        not reach the base classifiers of the first call.
 
         Parameters
         ----------
@@ -809,7 +812,7 @@ class MACHClassifier(
 
     def _train_estimators(self, method, X, y, params, plan, task):
         estimators = list(self.estimators_) if plan.n_old else []
-        if method == "partial_fit":  # kept as they are if a later one fails
+        if method == "partial_fit":  # if one fails all are as they were
             estimators = deepcopy(estimators)
         if method == "fit" or not estimators:
             for seed in plan.seeds[plan.n_old :]:
@@ -1449,12 +1452,12 @@ def _check_table(table, n_classes, n_repetitions, n_buckets):
 def _fit_estimator(estimator, method, X, y, buckets, params, task):
     """Fit a base classifier on the buckets (n_classes,) of the classes y."""
     labels = buckets[y]
-    if method == "partial_fit":
+    if (buckets == buckets[0]).all():  # most classifiers refuse a single class
+        estimator, params = DummyClassifier(strategy="prior"), {}
+    elif method == "partial_fit":
         if not hasattr(estimator, "classes_"):
             params = params | {"classes": np.unique(buckets)}
         return estimator.partial_fit(X, labels, **params)
-    if (labels == labels[0]).all():  # most classifiers refuse a single class
-        estimator, params = DummyClassifier(strategy="prior"), {}
     with task.running(estimator):
         return estimator.fit(X, labels, **params)
 

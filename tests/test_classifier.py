@@ -1024,6 +1024,35 @@ def test_partial_fit_of_counts_equals_fit(blobs):
     assert_allclose(model.decision_function(X), whole, rtol=1e-5)
 
 
+@pytest.mark.parametrize("first", ["fit", "partial_fit"])
+def test_partial_fit_passes_over_repetitions_of_one_bucket(blobs, first):
+    X, y = blobs(300)
+    table = np.column_stack([np.full(6, 2), np.arange(6)])
+    base = SGDClassifier(loss="log_loss")
+    model = MACHClassifier(base, hashing=table, random_state=0)
+    classes = {"classes": range(6)} if first == "partial_fit" else {}
+    getattr(model, first)(X[:100], y[:100], **classes)
+    seed = model.estimators_[1].random_state
+    alone = clone(base).set_params(random_state=seed)
+    getattr(alone, first)(X[:100], y[:100], **classes)
+    for rows in (slice(100, 200), slice(200, 210)):
+        model.partial_fit(X[rows], y[rows])
+        alone.partial_fit(X[rows], y[rows])
+    # one repetition tells nothing and the other is a classifier of the classes
+    assert_array_equal(model.estimators_[1].coef_, alone.coef_)
+    assert_array_equal(model.predict(X[210:]), alone.predict(X[210:]))
+    assert_allclose(model.predict_proba(X).sum(axis=1), 1, rtol=1e-12)
+
+
+@pytest.mark.parametrize("base", [None, SGDClassifier(loss="log_loss"), GaussianNB()])
+def test_partial_fit_of_a_single_class(blobs, base):
+    X, _ = blobs(60, sparse=False)
+    y = np.full(60, "only")
+    model = MACHClassifier(base).partial_fit(X, y, classes=["only"]).partial_fit(X, y)
+    assert_array_equal(model.predict(X), y)
+    assert_array_equal(model.predict_proba(X), np.ones((60, 1)))
+
+
 def test_partial_fit_predicts_classes_it_has_not_seen(blobs):
     X, y = blobs(60)
     for base in (None, MultinomialNB()):
