@@ -84,7 +84,7 @@ _CALIBRATION_SCORES = 20_000_000  # class scores that the calibration may look a
 _CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
 _PLAIN_VALUES = 100_000  # values of X that are checked in the short way
 _CHUNK_BYTES = 1 << 26  # bucket scores made at a time, for all threads together
-_SMALLEST_VALUE = 1e-150  # of the largest of X, or its square is zero in float64
+_LARGEST_VALUE = 1e150  # of X, or squares overflow; below its inverse they vanish
 _NO_LABELS = object()  # in place of y, which may be None or anything else by mistake
 
 
@@ -610,7 +610,7 @@ class MACHClassifier(
                 )
         if labels:
             if self.estimator is None:
-                _refuse_tiny(X)
+                _refuse_extremes(X)
             with warnings.catch_warnings():  # many classes are what this is for
                 warnings.filterwarnings("ignore", "The number of unique classes")
                 check_classification_targets(labels[0])
@@ -1357,11 +1357,11 @@ def _refuse_dates(X):
             )
 
 
-def _refuse_tiny(X):
-    """Refuse values whose squares are zero, so that rows would have no length."""
+def _refuse_extremes(X):
+    """Refuse values whose squares overflow or are all zero in float64."""
     values = X.data if sp.issparse(X) else X
-    largest = max(values.max(initial=0), -values.min(initial=0))
-    if 0 < largest < _SMALLEST_VALUE:
+    largest = float(max(values.max(initial=0), -values.min(initial=0)))
+    if largest and not 1 / _LARGEST_VALUE < largest < _LARGEST_VALUE:
         raise ValueError(
             f"The largest value of X is {largest:.3g}, which leaves no room in "
             "float32. Use other units, that bring the rows to about unit length."
