@@ -25,10 +25,9 @@ from ._compat import (
     HasMethods,
     Interval,
     StrOptions,
-    _check_sample_weight,
     _fit_context,
 )
-from .metrics import TopKScorer
+from .metrics import TopKScorer, check_weight
 
 _SEEDS = np.iinfo(np.int32).max
 
@@ -212,16 +211,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "name of a way to draw tables, such as hashing='balanced'."
             )
         rows, labels = base._validate(X, y, reset=True)
-        weight = None
-        if sample_weight is not None:
-            weight = _check_sample_weight(
-                sample_weight, rows, dtype=np.float64, ensure_non_negative=True
-            )
-            if not weight.any():
-                raise ValueError(
-                    "The weights of all rows are zero. At least one row must have a "
-                    "positive sample_weight."
-                )
+        weight = check_weight(sample_weight, labels)
         classes = np.unique(labels)
         random_state = check_random_state(self.random_state)
         split_seed = int(random_state.randint(_SEEDS))

@@ -18,6 +18,7 @@ from ._search import stage_bytes
 from .metrics import (
     _check_positive,
     _unwrap,
+    check_weight,
     confidence_bins,
     top_confidence,
 )
@@ -264,7 +265,8 @@ class RepetitionCurveDisplay(_Display):
         model, X, y = _unwrap(estimator, X, y)
         if not isinstance(model, MACHClassifier):
             raise ValueError(f"Only a MACHClassifier has repetitions; got {model!r}.")
-        scores = np.array(list(model.staged_score(X, y, sample_weight)))
+        weight = check_weight(sample_weight, y)
+        scores = np.array(list(model.staged_score(X, y, weight)))
         name = f"{model.n_buckets_} buckets" if name is None else name
         return cls(np.arange(1, scores.size + 1), scores, name=name).plot(ax, **line_kw)
 

@@ -106,6 +106,13 @@ def test_repetitions_inside_a_pipeline_and_with_weights(data):
     )
 
 
+@pytest.mark.parametrize("weight", [np.zeros(120), -np.ones(120)])
+def test_repetitions_refuse_bad_weights(data, model, weight):
+    with pytest.raises(ValueError, match="(?i)weight|negative"):
+        RepetitionCurveDisplay.from_estimator(model, *data, sample_weight=weight)
+    assert not plt.get_fignums()
+
+
 def test_repetitions_need_a_mach_classifier(data):
     dummy = DummyClassifier().fit(*data)
     with pytest.raises(ValueError, match="Only a MACHClassifier has repetitions"):
