@@ -62,7 +62,8 @@ def top_k_score(estimator, X, y, k=5, sample_weight=None):
     Raises
     ------
     ValueError
-        If k is not a positive integer, X and y differ in length, or a weight is invalid.
+        If k is not a positive integer, X and y differ in length, or a weight is
+        invalid.
 
     See Also
     --------
