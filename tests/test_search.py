@@ -316,7 +316,7 @@ def test_rows_without_weight_are_not_held_out(data, cv):
         ({"n_buckets": [[4, 8]]}, r"or a list of them, got \[\[4, 8\]\]"),
         ({"n_buckets": 1}, "'n_buckets' parameter"),
         ({"cv": 1.5}, "'cv' parameter"),
-        ({"cv": 1e-9}, "cv=1e-09 of 240 rows is not one row to hold out"),
+        ({"cv": 1e-9}, "n_samples=240, cv=1e-09 holds out less than"),
         ({"cv": []}, "cv holds no split"),
         ({"cv": [([0], [1], 3)]}, r"pairs \(train, test\).* 0 is \(\[0\], \[1\], 3"),
         ({"cv": [([0], [1]), 5]}, "Split number 1 is 5"),
