@@ -270,8 +270,8 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         else:
             if self.cv * used.size < 0.5:  # which ShuffleSplit would round up
                 raise ValueError(
-                    f"With n_samples={used.size}, cv={self.cv} holds out less than half "
-                    "a row. Use a larger share, or a number of folds."
+                    f"With n_samples={used.size}, cv={self.cv} holds out less than "
+                    "half a row. Use a larger share, or a number of folds."
                 )
             splitter = ShuffleSplit(1, test_size=self.cv, random_state=seed)
         return [(used[train], used[test]) for train, test in splitter.split(used)]
