@@ -381,10 +381,10 @@ def check_weight(sample_weight, y):
     weight = _check_sample_weight(weight, y, dtype=np.float64, ensure_non_negative=True)
     with np.errstate(over="ignore"):
         total = weight.sum()
-    if not 0 < total < np.inf:
+    if not 0 < total < np.inf:  # before 1.9 scikit-learn takes zeros, too
         raise ValueError(
-            f"The weights of the rows add up to {total}. At least one row must have a "
-            "positive sample_weight, and the sum must be finite."
+            f"The weights of the rows add up to {total}. They must not all be zero, "
+            "and their sum must be finite."
         )
     return weight
 
