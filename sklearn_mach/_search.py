@@ -25,10 +25,9 @@ from ._compat import (
     HasMethods,
     Interval,
     StrOptions,
-    _check_sample_weight,
     _fit_context,
 )
-from .metrics import TopKScorer
+from .metrics import TopKScorer, check_weight
 
 _SEEDS = np.iinfo(np.int32).max
 
@@ -70,16 +69,17 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         number of classes only the smallest is tried.
 
     n_repetitions : int or "auto", default="auto"
-        The largest R.  "auto" is what MACHClassifier takes with "auto", for each B.
+        The largest R.  "auto" is what MACHClassifier takes with "auto", for each B,
+        also where the free memory is small.
 
     max_bytes : int or float, default=None
         Bytes that a model may take: `model_bytes_`, which for base classifiers is
         measured in the splits.  None is no limit.
 
     cv : float, int, cross-validation splitter or list of splits, default=0.1
-        A number below 1 is the share of the rows to hold out once; an integer is the
-        number of shuffled folds.  Neither is stratified by class, nor holds out rows
-        of weight zero.
+        A number below 1 is the share of the rows to hold out once, rounded up, and at
+        least half a row; an integer is the number of shuffled folds.  Neither is
+        stratified by class, nor holds out rows of weight zero.
 
     scoring : "accuracy" or TopKScorer, default="accuracy"
         What is best: the accuracy, or the top-k accuracy,
@@ -203,7 +203,8 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If no candidate fits in `max_bytes` or tells all classes apart.
+            If no candidate fits in `max_bytes` or tells all classes apart, or a split
+            of `cv` has no rows to fit or to hold out.
         """
         base = self._base()
         if not isinstance(base.hashing, str):
@@ -212,16 +213,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "name of a way to draw tables, such as hashing='balanced'."
             )
         rows, labels = base._validate(X, y, reset=True)
-        weight = None
-        if sample_weight is not None:
-            weight = _check_sample_weight(
-                sample_weight, rows, dtype=np.float64, ensure_non_negative=True
-            )
-            if not weight.any():
-                raise ValueError(
-                    "The weights of all rows are zero. At least one row must have a "
-                    "positive sample_weight."
-                )
+        weight = check_weight(sample_weight, labels)
         classes = np.unique(labels)
         random_state = check_random_state(self.random_state)
         split_seed = int(random_state.randint(_SEEDS))
@@ -261,7 +253,11 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _splits(self, X, y, weight, seed):
         """Pairs of rows to fit and to hold out."""
         if not isinstance(self.cv, Real):
-            splits = list(check_cv(self.cv).split(X, y))
+            splitter = check_cv(self.cv)
+            # A list comes back in a wrapper that unpacks its splits unchecked.
+            is_list = splitter is not self.cv
+            splits = self.cv if is_list else splitter.split(X, y)
+            splits = _check_splits(splits, X.shape[0])
             if weight is not None and not all(weight[test].any() for _, test in splits):
                 raise ValueError(
                     "The rows that a split holds out all have a sample_weight of zero. "
@@ -272,16 +268,28 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if isinstance(self.cv, Integral):
             splitter = KFold(self.cv, shuffle=True, random_state=seed)
         else:
+            if self.cv * used.size < 0.5:  # which ShuffleSplit would round up
+                raise ValueError(
+                    f"With n_samples={used.size}, cv={self.cv} holds out less than "
+                    "half a row. Use a larger share, or a number of folds."
+                )
             splitter = ShuffleSplit(1, test_size=self.cv, random_state=seed)
         return [(used[train], used[test]) for train, test in splitter.split(used)]
 
     def _candidates(self, base, X, n_classes):
         """B, least R and largest R, for each B with which a model fits the budget."""
-        n_buckets = np.unique(self.n_buckets)
-        if n_buckets.dtype.kind not in "iu" or n_buckets.size == 0 or n_buckets[0] < 2:
+        n_buckets = np.asarray(self.n_buckets)
+        if (
+            n_buckets.dtype.kind not in "iu"
+            or n_buckets.ndim > 1
+            or n_buckets.size == 0
+            or n_buckets.min() < 2
+        ):
             raise ValueError(
-                f"n_buckets must hold integers of at least 2, got {self.n_buckets!r}."
+                "n_buckets must be an integer of at least 2 or a list of them, got "
+                f"{self.n_buckets!r}."
             )
+        n_buckets = np.unique(n_buckets)
         n_buckets = n_buckets[: 1 + np.searchsorted(n_buckets, n_classes)]
         candidates, smallest = [], []
         for B in n_buckets.tolist():
@@ -290,6 +298,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 self.n_repetitions,
                 B,
                 n_nonzeros=X.nnz if sp.issparse(X) else X.size,
+                max_columns=base._free_columns(X.shape[1]),
             )
             least = _least_repetitions(base, n_classes, B, largest)
             if least > largest:
@@ -380,6 +389,37 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         if self.scoring == "accuracy":
             return self.best_estimator_.score(X, y, sample_weight)
         return self.scoring(self.best_estimator_, X, y, sample_weight)
+
+
+def _check_splits(splits, n_samples):
+    """The splits as pairs of arrays, each of row numbers or a mask of the rows."""
+    checked = []
+    for split in splits:
+        parts = [np.asarray(part) for part in split] if np.iterable(split) else []
+        if len(parts) != 2 or not all(_chooses_rows(part, n_samples) for part in parts):
+            raise ValueError(
+                "cv must give pairs (train, test), each part a list of row numbers "
+                f"from 0 to {n_samples - 1} with at least one row. Split number "
+                f"{len(checked)} is {split!r:.200}."
+            )
+        checked.append(tuple(parts))
+    if not checked:
+        raise ValueError(
+            "cv holds no split. Pass at least one pair (train, test) of row numbers, "
+            "a splitter, a share or a number of folds."
+        )
+    return checked
+
+
+def _chooses_rows(part, n_samples):
+    """Whether an array chooses rows as an index: numbers, or a mask of all rows."""
+    if part.ndim != 1 or part.size == 0:
+        return False
+    if part.dtype.kind == "b":
+        return part.size == n_samples and part.any()
+    return (
+        part.dtype.kind in "iu" and -n_samples <= part.min() <= part.max() < n_samples
+    )
 
 
 def stage_bytes(model, n_classes, n_buckets):

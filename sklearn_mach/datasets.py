@@ -3,7 +3,8 @@
 :func:`load_python_tokens` turns the modules of the running Python's standard
 library into a next-token problem. :func:`make_many_classes` draws a sparse,
 long-tailed problem of any size. Both make ``X`` as CSR of shape
-(n_samples, n_features): float32 values, int32 indices, sorted, no duplicates.
+(n_samples, n_features): float32 values, int32 indices (int64 with 2**31 non-zeros
+or more), sorted, no duplicates.
 """
 
 import os
@@ -176,11 +177,11 @@ def load_python_tokens(
     (dtype('float32'), dtype('int64'))
     """
     if n_files is not None:
-        check_scalar(n_files, "n_files", Integral, min_val=2)
-    check_scalar(n_distances, "n_distances", Integral, min_val=1, max_val=100)
-    check_scalar(window, "window", Integral, min_val=0, max_val=500)
-    check_scalar(min_count, "min_count", Integral, min_val=1)
-    check_scalar(test_size, "test_size", Real)
+        _check_number(n_files, "n_files", Integral, min_val=2)
+    _check_number(n_distances, "n_distances", Integral, min_val=1, max_val=100)
+    _check_number(window, "window", Integral, min_val=0, max_val=500)
+    _check_number(min_count, "min_count", Integral, min_val=1)
+    _check_number(test_size, "test_size", Real)
     if not 0 < test_size < 1:
         raise ValueError(f"test_size == {test_size}, must be > 0 and < 1.")
     random_state = check_random_state(random_state)
@@ -325,6 +326,25 @@ def _context_matrix(past, places, n_distances, window, n_columns):
     return _csr(values, indices, indptr.astype(np.int32), n_features)
 
 
+def _check_number(value, name, kind, **limits):
+    """Refuse what is not a finite number of this kind within the limits."""
+    if isinstance(value, bool):  # an Integral to Python
+        raise TypeError(f"{name} must be a number, not {value}.")
+    check_scalar(value, name, kind, **limits)
+    if not -np.inf < value < np.inf:
+        raise ValueError(f"{name} == {value}, must be finite.")
+
+
+def _equal_rows(n_rows, n_nonzeros, n_features):
+    """Row pointers (n_rows + 1,) of rows of n_nonzeros each, in the dtype of indices.
+
+    As in SciPy, int64 is for what int32 cannot count.
+    """
+    largest = max(n_rows * n_nonzeros, n_features)
+    dtype = np.int32 if largest <= np.iinfo(np.int32).max else np.int64
+    return np.arange(n_rows + 1, dtype=dtype) * dtype(n_nonzeros)
+
+
 def _csr(values, indices, indptr, n_features):
     """CSR over these arrays, not copied, in scikit-learn's ``sparse_interface``."""
     interface = get_config().get("sparse_interface", "spmatrix")  # from 1.9 on
@@ -377,6 +397,7 @@ def make_many_classes(
     X : sparse matrix of shape (n_samples, n_features), float32
         CSR with rows of unit length: all values are ``n_nonzeros ** -0.5``. It is
         a sparse array if scikit-learn is so configured (``sparse_interface``).
+        The indices are int32, or int64 with 2**31 non-zeros or columns or more.
     y : ndarray of shape (n_samples,), int64
         Classes 0 to ``n_classes - 1``, the most frequent first.
 
@@ -404,13 +425,13 @@ def make_many_classes(
     >>> X.shape, X.nnz, np.unique(y).size
     ((2000, 3000), 100000, 500)
     """
-    check_scalar(n_samples, "n_samples", Integral, min_val=1)
-    check_scalar(n_classes, "n_classes", Integral, min_val=1)
-    check_scalar(n_nonzeros, "n_nonzeros", Integral, min_val=1)
-    check_scalar(n_features, "n_features", Integral, min_val=n_nonzeros)
-    check_scalar(feature_exponent, "feature_exponent", Real, min_val=0)
-    check_scalar(class_exponent, "class_exponent", Real, min_val=0)
-    check_scalar(signal, "signal", Real, min_val=0, max_val=1)
+    _check_number(n_samples, "n_samples", Integral, min_val=1)
+    _check_number(n_classes, "n_classes", Integral, min_val=1)
+    _check_number(n_nonzeros, "n_nonzeros", Integral, min_val=1)
+    _check_number(n_features, "n_features", Integral, min_val=n_nonzeros)
+    _check_number(feature_exponent, "feature_exponent", Real, min_val=0)
+    _check_number(class_exponent, "class_exponent", Real, min_val=0)
+    _check_number(signal, "signal", Real, min_val=0, max_val=1)
     random_state = check_random_state(random_state)
 
     if n_samples >= n_classes:
@@ -430,9 +451,11 @@ def make_many_classes(
     ends = np.maximum.accumulate(ends)
     ends = np.minimum(ends, n_features - n_nonzeros) + one_each
     low, high = ends[:-1], ends[1:]
-    marks = random_state.randint(low, high, (n_classes, n_nonzeros), dtype=np.int32)
+    indptr = _equal_rows(int(n_samples), int(n_nonzeros), int(n_features))
+    shape = n_classes, n_nonzeros
+    marks = random_state.randint(low, high, shape, dtype=indptr.dtype)
 
-    indices = np.empty((n_samples, n_nonzeros), dtype=np.int32)
+    indices = np.empty((n_samples, n_nonzeros), dtype=indptr.dtype)
     for first in range(0, n_samples, 50_000):  # keeps the temporaries small
         block = indices[first : first + 50_000]
         draws = random_state.random_sample(block.shape)
@@ -440,7 +463,6 @@ def make_many_classes(
         marked = random_state.random_sample(block.shape) < signal
         np.copyto(block, marks[y[first : first + 50_000]], where=marked)
     values = np.full(indices.size, n_nonzeros**-0.5, dtype=np.float32)
-    indptr = np.arange(0, indices.size + 1, n_nonzeros, dtype=np.int32)
     return _csr(values, indices.ravel(), indptr, n_features), y
 
 
@@ -454,6 +476,8 @@ def _power_law(draws, low, high, exponent):
     power = 1 - exponent
     if abs(power) < 1e-9:
         place = low * (high / low) ** draws
+    elif power < -20:  # large places to this power are zero, their quotients are not
+        place = low * (1 - draws * (1 - (high / low) ** power)) ** (1 / power)
     else:
         place = (low**power + draws * (high**power - low**power)) ** (1 / power)
     return np.minimum(place, high - 1).astype(np.int64) - 1

@@ -5,6 +5,7 @@ imported only then.
 """
 
 import pickle
+from collections import Counter
 
 import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
@@ -14,10 +15,11 @@ from . import theory
 from ._classifier import MACHClassifier
 from ._compat import check_matplotlib_support
 from ._hashing import _split, random_column
-from ._search import stage_bytes
+from ._search import MACHClassifierCV, stage_bytes
 from .metrics import (
     _check_positive,
     _unwrap,
+    check_weight,
     confidence_bins,
     top_confidence,
 )
@@ -125,6 +127,11 @@ class MemoryCurveDisplay(_Display):
         display : MemoryCurveDisplay
         """
         check_matplotlib_support(f"{cls.__name__}.from_results")
+        if not isinstance(search, MACHClassifierCV):
+            raise ValueError(
+                f"Only a MACHClassifierCV has sizes and scores of its candidates; got "
+                f"{search!r}. Pass fitted models to from_estimators."
+            )
         check_is_fitted(search, "cv_results_")
         results = search.cv_results_
         n_buckets = np.unique(results["n_buckets"])
@@ -264,7 +271,8 @@ class RepetitionCurveDisplay(_Display):
         model, X, y = _unwrap(estimator, X, y)
         if not isinstance(model, MACHClassifier):
             raise ValueError(f"Only a MACHClassifier has repetitions; got {model!r}.")
-        scores = np.array(list(model.staged_score(X, y, sample_weight)))
+        weight = check_weight(sample_weight, y)
+        scores = np.array(list(model.staged_score(X, y, weight)))
         name = f"{model.n_buckets_} buckets" if name is None else name
         return cls(np.arange(1, scores.size + 1), scores, name=name).plot(ax, **line_kw)
 
@@ -607,9 +615,8 @@ class ClassFrequencyDisplay(_Display):
         check_matplotlib_support(f"{cls.__name__}.from_predictions")
         check_consistent_length(y_true, y_pred)
         y_true = column_or_1d(y_true)
-        labels, counts = np.unique(column_or_1d(y_train), return_counts=True)
-        counts = dict(zip(labels.tolist(), counts.tolist(), strict=True))
-        bins = np.array([counts.get(v, 0).bit_length() for v in y_true.tolist()])
+        counts = Counter(column_or_1d(y_train).tolist())
+        bins = np.array([counts[v].bit_length() for v in y_true.tolist()], np.int64)
         n_rows = np.bincount(bins)
         used = np.flatnonzero(n_rows)
         n_hits = np.bincount(bins, y_true == column_or_1d(y_pred))[used]

@@ -19,6 +19,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
 from ._classifier import MACHClassifier
+from ._compat import _check_sample_weight
 from ._decoding import rank_of
 
 __all__ = [
@@ -51,7 +52,7 @@ def top_k_score(estimator, X, y, k=5, sample_weight=None):
     k : int, default=5
         At least 1.  More than there are classes is the same as all of them.
     sample_weight : array-like of shape (n_samples,), default=None
-        Weights of the rows.
+        Weights of the rows: finite, not negative, and not all zero.
 
     Returns
     -------
@@ -61,7 +62,8 @@ def top_k_score(estimator, X, y, k=5, sample_weight=None):
     Raises
     ------
     ValueError
-        If k is not a positive integer, or X and y differ in length.
+        If k is not a positive integer, X and y differ in length, or a weight is
+        invalid.
 
     See Also
     --------
@@ -84,6 +86,7 @@ def top_k_score(estimator, X, y, k=5, sample_weight=None):
     0.75
     """
     _check_positive("k", k)
+    weight = check_weight(sample_weight, y)
     estimator, X, y = _unwrap(estimator, X, y)
     k = min(k, len(estimator.classes_))
     if hasattr(estimator, "predict_topk"):
@@ -94,7 +97,7 @@ def top_k_score(estimator, X, y, k=5, sample_weight=None):
         hits = _map_rows(is_hit, X, y, _chunks(y.size, k))
     else:
         hits = class_ranks(estimator, X, y) < k
-    return float(np.average(hits, weights=sample_weight))
+    return float(np.average(hits, weights=weight))
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,7 @@ def neg_log_loss(estimator, X, y, sample_weight=None):
         True labels.  Those that the estimator has not seen have the probability zero;
         each adds ``log eps``, about -36.04, to the sum.
     sample_weight : array-like of shape (n_samples,), default=None
-        Weights of the rows.
+        Weights of the rows: finite, not negative, and not all zero.
 
     Returns
     -------
@@ -173,6 +176,8 @@ def neg_log_loss(estimator, X, y, sample_weight=None):
     ------
     AttributeError
         If the estimator has no `predict_proba`.
+    ValueError
+        If X and y differ in length, or a weight is invalid.
 
     References
     ----------
@@ -188,6 +193,7 @@ def neg_log_loss(estimator, X, y, sample_weight=None):
     >>> round(neg_log_loss(model, [[0], [0]], ["a", "c"]), 3)
     -18.368
     """
+    weight = check_weight(sample_weight, y)
     estimator, X, y = _unwrap(estimator, X, y)
     codes = _codes(y, estimator.classes_)
 
@@ -196,7 +202,7 @@ def neg_log_loss(estimator, X, y, sample_weight=None):
 
     proba = _map_rows(own, X, codes, _chunks(y.size, len(estimator.classes_)))
     proba = np.where(codes < 0, 0.0, proba)
-    return float(np.average(np.log(np.maximum(proba, _FLOOR)), weights=sample_weight))
+    return float(np.average(np.log(np.maximum(proba, _FLOOR)), weights=weight))
 
 
 def class_ranks(estimator, X, y):
@@ -275,7 +281,7 @@ def calibration_error(estimator, X, y, n_bins=15, sample_weight=None):
         At least 1.  Bin m, from 1, holds probabilities in ((m - 1) / n_bins,
         m / n_bins].
     sample_weight : array-like of shape (n_samples,), default=None
-        Weights of the rows.
+        Weights of the rows: finite, not negative, and not all zero.
 
     Returns
     -------
@@ -285,7 +291,8 @@ def calibration_error(estimator, X, y, n_bins=15, sample_weight=None):
     Raises
     ------
     ValueError
-        If n_bins is not a positive integer.
+        If n_bins is not a positive integer, X and y differ in length, or a weight is
+        invalid.
     AttributeError
         If the estimator has no `predict_proba`.
 
@@ -305,8 +312,9 @@ def calibration_error(estimator, X, y, n_bins=15, sample_weight=None):
     0.25
     """
     _check_positive("n_bins", n_bins)
+    weight = check_weight(sample_weight, y)
     confidence, hit = top_confidence(estimator, X, y)
-    weight = np.ones(hit.size) if sample_weight is None else np.asarray(sample_weight)
+    weight = np.ones(hit.size) if weight is None else weight
     gaps = np.bincount(confidence_bins(confidence, n_bins), weight * (hit - confidence))
     return float(np.abs(gaps).sum() / weight.sum())
 
@@ -359,8 +367,31 @@ def confidence_bins(confidence, n_bins):
     return np.clip(np.ceil(confidence * n_bins) - 1, 0, n_bins - 1).astype(np.int64)
 
 
+def check_weight(sample_weight, y):
+    """The weights of the rows of y as float64 (n,), or None; refuses bad ones."""
+    if sample_weight is None:
+        return None
+    try:
+        weight = np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"sample_weight must hold a number for each row: {error}"
+        ) from error
+    weight = weight[()]  # a number in place of an array without axes
+    weight = _check_sample_weight(weight, y, dtype=np.float64, ensure_non_negative=True)
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not 0 < total < np.inf:  # before 1.9 scikit-learn takes zeros, too
+        raise ValueError(
+            f"The weights of the rows add up to {total}. They must not all be zero, "
+            "and their sum must be finite."
+        )
+    return weight
+
+
 def _check_positive(name, value):
-    if not isinstance(value, Integral) or value < 1:
+    # True is an Integral, but not a number of classes.
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
         raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
 
 

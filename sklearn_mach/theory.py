@@ -11,6 +11,7 @@ Functions of numbers take arrays too, which are broadcast.
 from dataclasses import dataclass
 from fractions import Fraction
 from html import escape
+from numbers import Integral, Real
 from typing import NamedTuple
 
 import numpy as np
@@ -34,6 +35,7 @@ __all__ = [
 _BUDGET = 1024  # buckets of all repetitions together, unless the bound asks for more
 _FEW_NONZEROS = 20_000_000  # twice the budget is cheap up to here
 _WEIGHT_BYTES = 4  # float32
+_END = 2**63  # of the integers that an array holds
 
 
 def mach_min_repetitions(n_classes, n_buckets, delta=1e-3):
@@ -228,13 +230,18 @@ def model_bytes(n_features, n_repetitions, n_buckets):
 
     Parameters
     ----------
-    n_features, n_repetitions, n_buckets : int
-        d, R and B.
+    n_features, n_repetitions, n_buckets : int or array-like of int
+        d, R and B, at least 1.
 
     Returns
     -------
-    n_bytes : int
+    n_bytes : int or ndarray of int
         4 (d + 1) R B.
+
+    Raises
+    ------
+    ValueError
+        If a number is below 1 or not whole, or arrays would hold more than 2**63 - 1.
 
     See Also
     --------
@@ -246,7 +253,17 @@ def model_bytes(n_features, n_repetitions, n_buckets):
     >>> model_bytes(422_713, 25, 32)
     1352684800
     """
-    return _WEIGHT_BYTES * (n_features + 1) * n_repetitions * n_buckets
+    d, R, B = (
+        _plain(_checked(name, value, 1))  # integers of Python do not wrap around
+        for name, value in (
+            ("n_features", n_features),
+            ("n_repetitions", n_repetitions),
+            ("n_buckets", n_buckets),
+        )
+    )
+    if np.ndim(d) or np.ndim(R) or np.ndim(B):
+        _refuse_overflow(_WEIGHT_BYTES * (d + 1.0) * R * B)
+    return _WEIGHT_BYTES * (d + 1) * R * B
 
 
 class Cost(NamedTuple):
@@ -292,6 +309,11 @@ def model_cost(n_classes, n_features, n_repetitions, n_buckets, *, n_nonzeros=No
         With fields `mach` and `one_vs_rest`, each of which has `n_bytes`, `training`,
         `prediction` and `decoding`.
 
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or the bytes are more than 2**63 - 1.
+
     See Also
     --------
     plan : Choose R and B, with these costs as a table.
@@ -320,11 +342,10 @@ def model_cost(n_classes, n_features, n_repetitions, n_buckets, *, n_nonzeros=No
     d = _checked("n_features", n_features, 1)
     R = _checked("n_repetitions", n_repetitions, 1)
     B = _checked("n_buckets", n_buckets, 1)
-    nonzeros = d if n_nonzeros is None else np.asarray(n_nonzeros)
-    if not np.all((nonzeros >= 0) & (nonzeros <= d)):
-        raise ValueError(
-            f"n_nonzeros must be from 0 to n_features={n_features}, got {n_nonzeros}."
-        )
+    nonzeros = _checked_nonzeros(n_nonzeros, d)
+    # The bytes, with 4 for an entry of the table, are the largest of the numbers below.
+    columns = np.maximum(R * B.astype(float), K)
+    _refuse_overflow(_WEIGHT_BYTES * ((d + 1.0) * columns + R * K.astype(float)))
     table = K * R * _bucket_bytes(B)
     none = np.zeros_like(K)
 
@@ -533,26 +554,22 @@ def plan(
     random tables: deviation of a probability     <= 0.042
     >>> model = MACHClassifier(**sizes.params)
     """
-    K, d = (
-        int(_checked(name, value, 1))
-        for name, value in (("n_classes", n_classes), ("n_features", n_features))
-    )
-    for name, value, least in (
-        ("n_repetitions", n_repetitions, 1),
-        ("n_buckets", n_buckets, 2),
-    ):
-        if not (isinstance(value, str) and value == "auto"):
-            _checked(name, value, least)
+    K = _checked_number("n_classes", n_classes, 1)
+    d = _checked_number("n_features", n_features, 1)
+    if not (isinstance(n_repetitions, str) and n_repetitions == "auto"):
+        n_repetitions = _checked_number("n_repetitions", n_repetitions, 1)
+    if not (isinstance(n_buckets, str) and n_buckets == "auto"):
+        n_buckets = _checked_number("n_buckets", n_buckets, 2)
     delta = float(_checked_delta(delta))
-    nonzeros = d if n_nonzeros is None else n_nonzeros
+    nonzeros = _plain(_checked_nonzeros(n_nonzeros, d))
     total = _FEW_NONZEROS + 1
     if n_samples is not None:
-        total = round(int(_checked("n_samples", n_samples, 1)) * nonzeros)
+        total = round(_checked_number("n_samples", n_samples, 1) * nonzeros)
     limits = {}
     if max_bytes is not None:
-        if not 0 < max_bytes < np.inf:
+        if not isinstance(max_bytes, Real) or not 0 < max_bytes < np.inf:
             raise ValueError(
-                f"max_bytes must be a positive number or None, got {max_bytes}."
+                f"max_bytes must be a positive number or None, got {max_bytes!r}."
             )
         column = model_bytes(d, 1, 1)
         table = K * int(_bucket_bytes(1 if n_buckets == "auto" else n_buckets))
@@ -655,11 +672,48 @@ def _bucket_bytes(n_buckets):
 def _checked(name, value, least):
     """Whole numbers of at least `least`, as an integer array."""
     value = np.asarray(value)
-    if value.dtype.kind not in "iuf" or np.any(value != np.floor(value)):
+    # Integers of more than 64 bits are objects to NumPy.
+    whole = value.dtype.kind == "O" and all(isinstance(v, Integral) for v in value.flat)
+    if value.dtype.kind in "iuf":
+        whole = np.all(value == np.floor(value))
+    if not whole:
         raise ValueError(f"{name} must be a whole number or an array; got {value}.")
     if not np.all(value >= least):
         raise ValueError(f"{name} must be at least {least}, got {value}.")
+    if np.any(value >= _END):
+        raise ValueError(f"{name} must be at most 2**63 - 1, got {value}.")
     return value.astype(np.int64)
+
+
+def _checked_number(name, value, least):
+    """One whole number of at least `least`, as an int."""
+    value = _checked(name, value, least)
+    if value.ndim > 0:
+        raise ValueError(f"{name} must be one number, got the array {value}.")
+    return int(value)
+
+
+def _checked_nonzeros(n_nonzeros, n_features):
+    """Non-zeros of a row as an array: those given, or all features."""
+    if n_nonzeros is None:
+        return np.asarray(n_features)
+    value = np.asarray(n_nonzeros)
+    if value.dtype.kind not in "iuf" or not np.all(
+        (value >= 0) & (value <= n_features)
+    ):
+        raise ValueError(
+            f"n_nonzeros must be from 0 to n_features={n_features}, got {n_nonzeros!r}."
+        )
+    return value
+
+
+def _refuse_overflow(n_bytes):
+    """Refuse what wraps around in integers of 64 bits, from the bytes as floats."""
+    if np.any(n_bytes >= _END):
+        raise ValueError(
+            f"These sizes take up to {np.max(n_bytes):.3g} bytes, more than 2**63 - 1. "
+            "Use fewer classes, features, repetitions or buckets."
+        )
 
 
 def _checked_delta(delta):

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 import sklearn
 from sklearn.naive_bayes import MultinomialNB
 
-from sklearn_mach.datasets import load_python_tokens, make_many_classes
+from sklearn_mach.datasets import _equal_rows, load_python_tokens, make_many_classes
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +303,8 @@ def test_missing_sources(library, tmp_path):
         ({"test_size": 1.0}, ValueError, "test_size == 1.0, must be > 0 and < 1"),
         ({"test_size": np.nan}, ValueError, "test_size == nan, must be"),
         ({"test_size": "a"}, TypeError, "test_size must be an instance of"),
+        ({"n_files": True}, TypeError, "n_files must be a number, not True"),
+        ({"window": False}, TypeError, "window must be a number, not False"),
         ({"random_state": "a"}, ValueError, "'a' cannot be used to seed"),
     ],
 )
@@ -377,6 +379,48 @@ def test_make_many_classes_follows_the_power_law(exponent):
         )
 
 
+def test_make_many_classes_takes_the_first_column_of_a_run_where_the_law_is_steep():
+    X, y = make_many_classes(
+        500,
+        300,
+        40,
+        n_nonzeros=50,
+        feature_exponent=400,
+        class_exponent=400,
+        signal=0,
+        random_state=0,
+    )
+    # Of column 49 and those after it the second has the share (50 / 51)**400, 0.0004.
+    assert np.mean(X.indices.reshape(500, 50) == np.arange(50)) > 0.99
+    assert (np.bincount(y, minlength=40)[1:] == 1).all()  # one row for each class
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_nonzeros", "n_features", "dtype"),
+    [
+        (1, 2**31 - 1, 2**31 - 1, np.int32),
+        (2, 2**30, 2**30, np.int64),
+        (5, 1_000_000_000, 1_000_000_000, np.int64),
+        (2, 3, 2**31, np.int64),
+        (4, 3, 2**31 - 1, np.int32),
+    ],
+)
+def test_row_pointers_count_all_non_zeros(n_rows, n_nonzeros, n_features, dtype):
+    indptr = _equal_rows(n_rows, n_nonzeros, n_features)
+    assert indptr.dtype == dtype
+    assert indptr.tolist() == [i * n_nonzeros for i in range(n_rows + 1)]
+
+
+def test_make_many_classes_beyond_the_columns_that_int32_counts():
+    n_features = 2**33
+    X, _ = make_many_classes(20, n_features, 5, feature_exponent=0, random_state=0)
+    assert X.indices.dtype == X.indptr.dtype == np.int64
+    # One column in each of 50 runs of equal length.
+    runs = X.indices.reshape(20, 50) * 50 // n_features
+    assert (np.abs(runs - np.arange(50)) <= 1).all()
+    assert X.has_canonical_format
+
+
 def test_make_many_classes_can_be_learned():
     def accuracy(signal):
         X, y = make_many_classes(6_000, 3_000, 200, signal=signal, random_state=0)
@@ -394,7 +438,7 @@ def test_make_many_classes_can_be_learned():
     ("n_samples", "n_features", "n_classes", "n_nonzeros"),
     [(1, 1, 1, 1), (5, 50, 1, 50), (7, 51, 20, 50), (30, 1_000, 30, 2)],
 )
-@pytest.mark.parametrize("exponent", [0.0, 1.0, 30.0])
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 30.0, 1000.0])
 def test_make_many_classes_at_the_edges(
     n_samples, n_features, n_classes, n_nonzeros, exponent
 ):
@@ -427,6 +471,12 @@ def test_make_many_classes_at_the_edges(
         ({"feature_exponent": -1}, ValueError, "feature_exponent == -1, must be >= 0"),
         ({"class_exponent": -1}, ValueError, "class_exponent == -1, must be >= 0"),
         ({"signal": 1.1}, ValueError, "signal == 1.1, must be <= 1"),
+        ({"signal": np.nan}, ValueError, "signal == nan, must be finite"),
+        ({"signal": True}, TypeError, "signal must be a number, not True"),
+        ({"class_exponent": np.inf}, ValueError, "class_exponent == inf, must be fin"),
+        ({"class_exponent": np.nan}, ValueError, "class_exponent == nan, must be fin"),
+        ({"feature_exponent": np.inf}, ValueError, "feature_exponent == inf, must be"),
+        ({"n_samples": True}, TypeError, "n_samples must be a number, not True"),
     ],
 )
 def test_bad_parameters_of_make_many_classes(parameters, error, message):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import reference
 from sklearn.dummy import DummyClassifier
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -67,6 +68,14 @@ def test_memory_of_a_search(data):
     assert display.ax_.get_ylabel() == "Held-out top-2 accuracy"
 
 
+def test_memory_of_other_searches_is_refused(data):
+    search = GridSearchCV(DummyClassifier(), {"strategy": ["prior"]}).fit(*data)
+    message = "(?s)Only a MACHClassifierCV has sizes.*got GridSearchCV.*from_estimators"
+    with pytest.raises(ValueError, match=message):
+        MemoryCurveDisplay.from_results(search)
+    assert not plt.get_fignums()
+
+
 def test_memory_of_estimators(data, model):
     X, y = data
     dummy = DummyClassifier().fit(X, y)
@@ -104,6 +113,13 @@ def test_repetitions_inside_a_pipeline_and_with_weights(data):
     assert points(display.line_)[1][-1] == pytest.approx(
         np.average(model.predict(X) == y, weights=weight)
     )
+
+
+@pytest.mark.parametrize("weight", [np.zeros(120), -np.ones(120)])
+def test_repetitions_refuse_bad_weights(data, model, weight):
+    with pytest.raises(ValueError, match="(?i)weight|negative"):
+        RepetitionCurveDisplay.from_estimator(model, *data, sample_weight=weight)
+    assert not plt.get_fignums()
 
 
 def test_repetitions_need_a_mach_classifier(data):
@@ -199,6 +215,16 @@ def test_class_frequency():
     np.testing.assert_array_equal(display.n_rows, [1, 1, 2, 1, 2])
     heights = [bar.get_height() for bar in display.bar_]
     np.testing.assert_array_equal(heights, [0, 1, 0.5, 1, 0.5])
+
+
+def test_class_frequency_of_labels_that_cannot_be_sorted():
+    y_train = np.array([1, "a", None, "a"], object)
+    y_true = np.array(["a", None, 1, 2.5, "b"], object)
+    y_pred = np.array(["a", 1, 1, 2.5, "a"], object)
+    display = ClassFrequencyDisplay.from_predictions(y_true, y_pred, y_train)
+    assert display.labels == ["0", "1", "2-3"]
+    np.testing.assert_array_equal(display.n_rows, [2, 2, 1])
+    np.testing.assert_array_equal(display.accuracy, [0.5, 0.5, 1])
 
 
 def test_class_frequency_of_an_estimator(data, model):

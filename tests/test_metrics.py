@@ -233,6 +233,41 @@ def test_weights_count_rows(problem, scorer):
     assert_allclose(scorer(model, X, y, sample_weight=weight), repeated)
 
 
+@pytest.mark.parametrize(
+    "weight", [np.full(126, True), [3] * 126, pd.Series(np.full(126, 1e-300)), 0.5]
+)
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_equal_weights_of_any_kind_change_nothing(problem, scorer, weight):
+    X, y = problem
+    model = fitted("linear", X, y)
+    expected = scorer(model, X, y)
+    assert_allclose(scorer(model, X, y, sample_weight=weight), expected)
+
+
+BAD_WEIGHTS = {
+    "one NaN": (np.where(np.arange(126) == 7, np.nan, 1), "contains NaN"),
+    "one infinite": (np.where(np.arange(126) == 7, np.inf, 1), "contains infinity"),
+    "one negative": (np.where(np.arange(126) == 7, -1.0, 1), "Negative values"),
+    "all zero": (np.zeros(126), "(?i)weight.*zero"),
+    "too short": (np.ones(5), r"sample_weight.shape == \(5,\), expected \(126,\)"),
+    "a column": (np.ones((126, 1)), "must be 1D array or scalar"),
+    "words": (["a"] * 126, "sample_weight must hold a number for each row"),
+    "ragged": ([[1], [1, 2]], "sample_weight must hold a number for each row"),
+    "an infinite sum": (np.full(126, 1e308), "weights of the rows add up to inf"),
+    "a number that is NaN": (np.nan, "weights of the rows add up to nan"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD_WEIGHTS)
+@pytest.mark.parametrize("scorer", [*SCORERS, calibration_error])
+def test_bad_weights_are_refused_before_anything_is_predicted(problem, scorer, bad):
+    weight, message = BAD_WEIGHTS[bad]
+    model = given(9)  # of which X would be the probabilities
+    with pytest.raises(ValueError, match=message):
+        scorer(model, np.full((126, 9), 1 / 9), problem[1], sample_weight=weight)
+    assert not model.sizes_
+
+
 # Labels that were not seen -----------------------------------------------------------
 
 
@@ -415,7 +450,7 @@ def test_scorers_have_readable_names_and_pickle():
         assert list(inspect.signature(scorer).parameters)[:3] == ["estimator", "X", "y"]
 
 
-@pytest.mark.parametrize("k", [0, -1, 2.0, "3", None])
+@pytest.mark.parametrize("k", [0, -1, 2.0, "3", None, True])
 def test_k_and_n_bins_are_checked(problem, k):
     X, y = problem
     model = fitted("linear", X, y)

@@ -93,10 +93,32 @@ def test_only_the_smallest_of_too_many_buckets_is_tried(data):
     assert set(search.cv_results_["n_buckets"]) == {5, 12}
 
 
-def test_auto_repetitions_are_those_of_the_classifier(data):
+@pytest.mark.parametrize(
+    ("free", "n_repetitions"),
+    [
+        # 12 classes and 4 buckets, so that a repetition takes 4 * (8 + 1) * 4 bytes
+        (None, 32),  # unknown: twice the usual 16, for X is small
+        (2 * 144 * 32, 32),  # half of it is what they take
+        (2 * 144 * 32 - 2, 31),
+        (2 * 144 * 10 + 100, 10),
+        (2 * 144, 2),  # as many as tell 12 classes apart, if these fit in all of it
+    ],
+)
+def test_auto_repetitions_are_those_of_the_classifier(
+    data, monkeypatch, free, n_repetitions
+):
+    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: free)
     search = MACHClassifierCV(FAST, n_buckets=4).fit(*data)
+    assert search.cv_results_["n_repetitions"][-1] == n_repetitions
     alone = clone(FAST).set_params(n_buckets=4).fit(*data)
-    assert search.cv_results_["n_repetitions"][-1] == alone.n_repetitions_
+    assert alone.n_repetitions_ == n_repetitions
+
+
+def test_auto_repetitions_of_base_classifiers_ignore_the_free_memory(data, monkeypatch):
+    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: 1)
+    model = MACHClassifier(GaussianNB())
+    search = MACHClassifierCV(model, n_buckets=4, refit=False).fit(*data)
+    assert search.cv_results_["n_repetitions"][-1] == 32
 
 
 @pytest.mark.parametrize(
@@ -122,6 +144,24 @@ def test_each_split_is_fitted_once_for_each_number_of_buckets(data, cv, splitter
     search.fit(X, y)
     splits = [len(train) for train, _ in splitter.split(X)]
     assert Counting.n_rows == splits * 2 + [len(y)]
+
+
+def test_splits_may_be_lists_numbers_from_the_end_or_masks(data):
+    X, y = data
+    train = np.arange(y.size) < 200
+    scores = []
+    for pair in (
+        (np.flatnonzero(train), np.flatnonzero(~train)),
+        (list(range(200)), list(range(-40, 0))),
+        (train, ~train),
+    ):
+        model = clone(FAST).set_params(random_state=0)
+        search = MACHClassifierCV(
+            model, n_buckets=4, n_repetitions=4, cv=[pair], refit=False
+        )
+        scores.append(search.fit(X, y).cv_results_["mean_test_score"])
+    np.testing.assert_array_equal(scores[0], scores[1])
+    np.testing.assert_array_equal(scores[0], scores[2])
 
 
 @pytest.mark.parametrize("seed", [0, "generator"])
@@ -270,11 +310,22 @@ def test_rows_without_weight_are_not_held_out(data, cv):
             },
             "n_repetitions=4 cannot tell 12 classes apart",
         ),
-        ({"n_buckets": [1, 4]}, "integers of at least 2"),
-        ({"n_buckets": []}, "integers of at least 2"),
-        ({"n_buckets": [4.5]}, "integers of at least 2"),
+        ({"n_buckets": [1, 4]}, "integer of at least 2 or a list of them, got"),
+        ({"n_buckets": []}, "integer of at least 2 or a list of them, got"),
+        ({"n_buckets": [4.5]}, "integer of at least 2 or a list of them, got"),
+        ({"n_buckets": [[4, 8]]}, r"or a list of them, got \[\[4, 8\]\]"),
         ({"n_buckets": 1}, "'n_buckets' parameter"),
         ({"cv": 1.5}, "'cv' parameter"),
+        ({"cv": 1e-9}, "n_samples=240, cv=1e-09 holds out less than"),
+        ({"cv": []}, "cv holds no split"),
+        ({"cv": [([0], [1], 3)]}, r"pairs \(train, test\).* 0 is \(\[0\], \[1\], 3"),
+        ({"cv": [([0], [1]), 5]}, "Split number 1 is 5"),
+        ({"cv": [([0], [])]}, "at least one row. Split number 0 is"),
+        ({"cv": [([], [0])]}, "at least one row. Split number 0 is"),
+        ({"cv": [([0], [240])]}, "row numbers from 0 to 239"),
+        ({"cv": [([0.5], [1])]}, "row numbers from 0 to 239"),
+        ({"cv": [([[0]], [1])]}, "row numbers from 0 to 239"),
+        ({"cv": [([True], [1])]}, "row numbers from 0 to 239"),
         ({"scoring": "f1"}, "'scoring' parameter"),
         (
             {"classifier": MACHClassifier(hashing=np.arange(12)[:, None])},

@@ -79,6 +79,13 @@ def test_bound_of_arrays():
         ((10, np.nan), "n_buckets must be"),
         ((10.5, 4), "n_classes must be a whole number or an array; got 10.5"),
         ((10, "auto"), "n_buckets must be a whole number or an array; got auto"),
+        ((None, 4), "n_classes must be a whole number or an array; got None"),
+        ((np.inf, 4), r"n_classes must be at most 2\*\*63 - 1, got inf"),
+        ((1e300, 4), r"n_classes must be at most 2\*\*63 - 1, got 1e\+300"),
+        ((2**63, 4), r"n_classes must be at most 2\*\*63 - 1, got 9223372036854775808"),
+        ((2.0**63, 4), r"n_classes must be at most 2\*\*63 - 1"),
+        (([5, 10**30], 4), r"n_classes must be at most 2\*\*63 - 1, got \[5 10{30}\]"),
+        ((10, np.inf), r"n_buckets must be at most 2\*\*63 - 1, got inf"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
@@ -86,9 +93,35 @@ def test_bad_arguments_are_refused(arguments, message):
         mach_min_repetitions(*arguments)
 
 
+def test_the_bound_of_the_largest_number_of_classes():
+    assert mach_min_repetitions(2**63 - 1, 2, 0.25) == 128  # 2 (63 + 1)
+
+
 def test_model_bytes_are_those_of_the_arrays():
     arrays = np.empty((17, 5 * 8), np.float32), np.empty(5 * 8, np.float32)
-    assert model_bytes(17, 5, 8) == sum(array.nbytes for array in arrays)
+    n_bytes = sum(array.nbytes for array in arrays)
+    assert model_bytes(17, 5, 8) == n_bytes
+    found = model_bytes(17.0, [[5], [10]], np.uint8([8, 16]))
+    np.testing.assert_array_equal(found, n_bytes * np.array([[1, 2], [2, 4]]))
+    # more than 64 bits hold
+    assert model_bytes(10**12, 10**6, 10**6) == 4 * (10**12 + 1) * 10**12
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((-5, 2, 3), "n_features must be at least 1, got -5"),
+        ((5, 0, 3), "n_repetitions must be at least 1, got 0"),
+        ((5, 2, [3, -1]), "n_buckets must be at least 1"),
+        ((None, 2, 3), "n_features must be a whole number or an array; got None"),
+        ((np.inf, 2, 3), "n_features must be at most"),
+        (([10**12], 10**6, 10**6), r"take up to 4e\+24 bytes, more than 2\*\*63 - 1"),
+        ((10**12, [[1], [10**6]], [1, 10**6]), r"take up to 4e\+24 bytes"),
+    ],
+)
+def test_bad_sizes_of_model_bytes_are_refused(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        model_bytes(*sizes)
 
 
 @pytest.mark.parametrize(
@@ -250,8 +283,11 @@ def test_other_bad_arguments_are_refused():
         expected_collisions(10, 4, 0)
     with pytest.raises(ValueError, match="n_buckets must be at least 1, got 0"):
         indistinguishable_probability(10, 0, 1)
-    with pytest.raises(ValueError, match="from 0 to n_features=5, got 6"):
-        model_cost(10, 5, 1, 1, n_nonzeros=6)
+    for n_nonzeros in (6, -1, np.nan, "x"):
+        with pytest.raises(
+            ValueError, match=f"from 0 to n_features=5, got {n_nonzeros!r}"
+        ):
+            model_cost(10, 5, 1, 1, n_nonzeros=n_nonzeros)
 
 
 # Costs and plans ---------------------------------------------------------------------
@@ -289,6 +325,22 @@ def test_bytes_are_those_of_a_fitted_model(blobs, n_buckets):
     assert cost.mach.n_bytes == model.model_bytes_
     coef = np.empty((300, X.shape[1] + 1), np.float32)  # one-vs-rest
     assert cost.one_vs_rest.n_bytes == coef.nbytes
+
+
+def test_costs_are_exact_up_to_64_bits_and_refused_beyond():
+    K, d, R, B = 10**9, 10**9, 1000, 10**6
+    cost = model_cost(K, d, R, B)
+    assert cost.mach.n_bytes == 4 * (d + 1) * R * B + 4 * K * R < 2**63
+    assert cost.one_vs_rest.n_bytes == 4 * (d + 1) * K
+    for sizes in (
+        (10**12, 10**12, 10**6, 10**6),
+        (10**10, 10**10, 1, 2),  # one-vs-rest
+        (2, 2, 10**10, 10**10),  # the buckets of all repetitions
+        (10**10, 1, [1, 10**9], 2),  # the table
+        (2, 2**63 - 1, 1, 1),
+    ):
+        with pytest.raises(ValueError, match=r"bytes, more than 2\*\*63 - 1. Use few"):
+            model_cost(*sizes)
 
 
 def test_costs_of_arrays():
@@ -349,6 +401,12 @@ def test_plan_follows_delta():
     assert sizes.indistinguishable_probability <= 1e-60
 
 
+def test_plan_gives_integers_for_whole_numbers_of_any_type():
+    sizes = plan(1000.0, np.int64(100), n_repetitions=4.0, n_buckets=np.float32(32))
+    assert repr(sizes) == repr(plan(1000, 100, n_repetitions=4, n_buckets=32))
+    assert all(type(value) is int for value in sizes.params.values())
+
+
 def test_plan_as_a_table():
     sizes = plan(105_033, 422_713, n_repetitions=25, n_buckets=32, n_nonzeros=50)
     assert sizes.params == {"n_repetitions": 25, "n_buckets": 32}
@@ -377,6 +435,17 @@ def test_plan_as_a_table():
         ({"delta": 2}, "delta must lie between 0 and 1"),
         ({"n_nonzeros": -1}, "n_nonzeros must be from 0 to n_features=100"),
         ({"n_samples": 0}, "n_samples must be at least 1"),
+        ({"n_classes": 2**62}, r"more than 2\*\*63 - 1. Use fewer classes"),
+        ({"n_classes": np.inf}, r"n_classes must be at most 2\*\*63 - 1, got inf"),
+        ({"n_classes": [10, 20]}, r"n_classes must be one number, got the array"),
+        ({"n_repetitions": [4, 5]}, "n_repetitions must be one number"),
+        ({"n_buckets": np.inf}, r"n_buckets must be at most 2\*\*63 - 1, got inf"),
+        ({"max_bytes": "1GB"}, "max_bytes must be a positive number or None, got '1GB"),
+        (
+            {"n_samples": 5, "n_nonzeros": np.nan},
+            "n_nonzeros must be from 0 .* got nan",
+        ),
+        ({"n_samples": 5, "n_nonzeros": "x"}, "n_nonzeros must be from 0 .* got 'x'"),
     ],
 )
 def test_bad_arguments_of_a_plan_are_refused(arguments, message):
