@@ -100,7 +100,7 @@ class Backend(NamedTuple):
     train_all: object  # as `_softmax.train_all`
     place: object  # (W, b, table, n_buckets, prepared, kept)
     bucket_proba: object  # (placed, X, log, divisor): (n, R, B), NumPy
-    topk: object  # (placed, X, k, merge, log, divisor): classes and scores, NumPy
+    topk: object  # (placed, X, k, log, divisor, merge, offset): classes, scores, NumPy
 
 
 def backend(device):
@@ -145,9 +145,10 @@ def _cpu_bucket_proba(placed, X, log, divisor):
     return scores
 
 
-def _cpu_topk(placed, X, k, merge, log, divisor):
+def _cpu_topk(placed, X, k, log, divisor, merge, offset):
     scores = _cpu_bucket_proba(placed, X, log, divisor)
-    return decode_topk(scores, placed.table, k, merge=merge, prepared=placed.prepared)
+    options = {"merge": merge, "offset": offset, "prepared": placed.prepared}
+    return decode_topk(scores, placed.table, k, **options)
 
 
 _CPU = Backend(
@@ -239,7 +240,8 @@ def _gpu_place(number, W, b, table, n_buckets, prepared, kept):
         return model, on_host
     gpu = _gpu()
     kept.clear()
-    needed = 4 * (W.shape[0] * (b.size + 31) + table.size) + _GPU_WORKSPACE // 2
+    numbers = W.shape[0] * (b.size + 31) + table.size + table.shape[0]
+    needed = 4 * numbers + _GPU_WORKSPACE // 2
     free = gpu.free_memory(number)
     if needed > free:
         raise MemoryError(
@@ -255,14 +257,15 @@ def _gpu_bucket_proba(placed, X, log, divisor):
     return placed[0].bucket_proba(X, log, divisor)
 
 
-def _gpu_topk(placed, X, k, merge, log, divisor):
+def _gpu_topk(placed, X, k, log, divisor, merge, offset):
     """Medians and long lists are left to the CPU's search, from the same scores."""
     model, on_host = placed
     if merge != "median" and k <= _GPU_TOPK:
-        return model.topk(X, k, merge, log, divisor)
+        return model.topk(X, k, merge, log, divisor, offset)
     scores = model.bucket_proba(X, log, divisor)
     table, prepared = on_host.table, on_host.prepared
-    return decode_topk(scores, table, k, merge=merge, prepared=prepared)
+    options = {"merge": merge, "offset": offset, "prepared": prepared}
+    return decode_topk(scores, table, k, **options)
 
 
 def free_memory():

@@ -763,7 +763,7 @@ class MACHClassifier(
         """
         self.n_repetitions_, self.n_buckets_ = plan.n_repetitions, plan.n_buckets
         self.bucket_table_ = plan.table
-        self._prepared = prepare(plan.table, plan.n_buckets)
+        self._set_offset(None)
         self.__dict__.setdefault("_placed", {}).clear()  # copies on a device
         if self.estimator is None:
             self._train_softmax(method, X, y, weight, plan, task)
@@ -953,13 +953,13 @@ class MACHClassifier(
         check_is_fitted(self)
         self._check_k(k)
         X = self._validate(X)
-        merge, n_jobs = self._merge(), self._n_threads()
+        n_jobs = self._n_threads()
         chunks = self._chunks(X.shape[0], n_jobs)
         if len(chunks) == 1:
-            parts = [self._topk(X, k, merge)]
+            parts = [self._topk(X, k)]
         else:
             parts = Parallel(n_jobs=n_jobs, prefer="threads")(
-                delayed(self._topk)(X[rows], k, merge) for rows in chunks
+                delayed(self._topk)(X[rows], k) for rows in chunks
             )
         indices = np.concatenate([part[0] for part in parts])
         labels = self.classes_[indices]
@@ -1128,6 +1128,21 @@ class MACHClassifier(
                 f"got {k!r}."
             )
 
+    def _set_offset(self, offset):
+        """Store what is added to the "log_mean" of each class: float32 (K,), or None.
+
+        Whatever stores `_offset` does so here, since `_prepared` depends on it.
+        """
+        self._offset = offset
+        self._prepared = prepare(self.bucket_table_, self.n_buckets_, offset)
+
+    def _decoding(self):
+        """Keyword arguments of the functions that decode."""
+        offset = None
+        if self.decoder == "log_mean":
+            offset = getattr(self, "_offset", None)  # not in models of older versions
+        return {"merge": self._merge(), "offset": offset}
+
     def _merge(self):
         return "sum" if self.decoder in ("log_mean", "mean") else self.decoder
 
@@ -1154,14 +1169,13 @@ class MACHClassifier(
         model = self._weights, self._intercepts, self.bucket_table_, self.n_buckets_
         return functions, functions.place(*model, self._prepared, self._placed)
 
-    def _topk(self, X, k, merge):
+    def _topk(self, X, k):
         if hasattr(self, "_weights"):
             functions, model = self._place()
-            return functions.topk(model, X, k, merge, *self._scale())
-        scores = self._bucket_scores(X)
-        return decode_topk(
-            scores, self.bucket_table_, k, merge=merge, prepared=self._prepared
-        )
+            return functions.topk(model, X, k, *self._scale(), **self._decoding())
+        scores, options = self._bucket_scores(X), self._decoding()
+        table = self.bucket_table_
+        return decode_topk(scores, table, k, prepared=self._prepared, **options)
 
     def _stages(self, X, k, return_scores):
         """Labels, and scores if wanted, of stage after stage."""
@@ -1170,7 +1184,7 @@ class MACHClassifier(
         def decode(rows):
             scores = self._bucket_scores(X[rows])
             indices, values = decode_stages(
-                scores, self.bucket_table_, k, merge=self._merge()
+                scores, self.bucket_table_, k, **self._decoding()
             )
             return indices, values if return_scores else None
 
@@ -1203,7 +1217,7 @@ class MACHClassifier(
         out = np.empty(shape, np.float32)
         for rows in self._chunks(shape[0], 1):
             out[rows] = decode_scores(
-                self._bucket_scores(X[rows]), self.bucket_table_, merge=self._merge()
+                self._bucket_scores(X[rows]), self.bucket_table_, **self._decoding()
             )
         return out
 
@@ -1243,7 +1257,7 @@ class MACHClassifier(
         super().__setstate__(state)
         if hasattr(self, "bucket_table_"):
             self._placed = {}
-            self._prepared = prepare(self.bucket_table_, self.n_buckets_)
+            self._set_offset(getattr(self, "_offset", None))
 
     # Looking inside -----------------------------------------------------------------
 

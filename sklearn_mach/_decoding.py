@@ -20,7 +20,7 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._compat import njit
+from ._compat import njit, read_only
 
 _ROWS = 32  # rows of a float32 block: two vectors of 512 bits
 _TILE = 1024  # classes merged before their scores are used: 128 KB of scores
@@ -39,7 +39,8 @@ class Prepared(NamedTuple):
     """What `decode_topk` can know before it sees scores: plain arrays."""
 
     bounds: np.ndarray  # (3,), highest offset, step of the levels, largest magnitude
-    levels: np.ndarray  # (K,), uint8: offset[k] <= bounds[0] - bounds[1] * levels[k]
+    levels: np.ndarray  # (K,), uint8: offset[k] <= bounds[0] - bounds[1] * levels[k];
+    # empty for no offset, when the bounds are 0
     codes: np.ndarray  # (n_tiles, R + 1, _LANES), uint8: table and levels by class
 
 
@@ -58,7 +59,7 @@ def prepare(table, n_buckets, offset=None):
     buckets fit a vector that the processor can look up in; elsewhere they are empty.
     """
     K, R = table.shape
-    bounds, levels = _offset_levels(_offset_array(offset))
+    bounds, levels = _offset_levels(_offset_array(offset, "sum"))
     codes = np.empty((0, R + 1, _LANES), dtype=np.uint8)
     if n_buckets <= _LANES and _has_lookup():
         every = np.zeros((-(-K // _LANES) * _LANES, R + 1), dtype=np.uint8)
@@ -84,7 +85,8 @@ def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
     offset : ndarray of shape (K,), float32, default=None
         Added to the score of each class, with ``merge="sum"`` only.
     prepared : Prepared, default=None
-        ``prepare(table, B, offset)``, which makes small calls faster.
+        ``prepare(table, B, offset)``, which makes small calls faster.  It also serves
+        calls without the offset.
 
     Returns
     -------
@@ -105,10 +107,12 @@ def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
             indices[block] = best
             values[block] = np.take_along_axis(every, best, axis=1)
         return indices, values
-    offset = _offset_array(offset)
-    if prepared is None:
+    (table,), offset = read_only(table), _offset_array(offset, merge)
+    if prepared is None or prepared.levels.size < offset.size:
         none = np.empty((0, R + 1, _LANES), dtype=np.uint8)
         prepared = Prepared(*_offset_levels(offset), none)
+    elif prepared.levels.size > offset.size:  # the levels in the codes count nothing
+        prepared = Prepared(*_offset_levels(offset), prepared.codes)
     few = _FEW if prepared.codes.size else _FEWEST
     work = None
     for row in range(0, n, _LANES):
@@ -133,13 +137,14 @@ def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
 def decode_scores(scores, table, *, merge="sum", offset=None):
     """Score every class: float32 array of shape (n, K), parameters of `decode_topk`.
 
-    The sum starts from the offset (or 0) and adds repetition 0, 1, ..., R-1 in this
+    The sum starts from 0 and adds repetition 0, 1, ..., R-1 and then the offset in this
     order in float32, so that a row has the same scores in every batch.
     """
     n, R, B = scores.shape
     K = table.shape[0]
     out = np.empty((n, K), dtype=np.float32)
-    offset, (lanes, work, tile) = _offset_array(offset), _tile_work(R, B)
+    (table,), offset = read_only(table), _offset_array(offset, merge)
+    lanes, work, tile = _tile_work(R, B)
     for row in range(0, n, _ROWS):
         block = out[row : row + _ROWS]
         n_rows = len(block)
@@ -160,7 +165,8 @@ def rank_of(scores, table, y, *, merge="sum", offset=None):
     K = table.shape[0]
     ranks = np.zeros(n, dtype=np.int64)
     y = np.ascontiguousarray(y, dtype=np.int64)
-    offset, (lanes, work, tile) = _offset_array(offset), _tile_work(R, B)
+    (table,), offset = read_only(table), _offset_array(offset, merge)
+    lanes, work, tile = _tile_work(R, B)
     own = np.empty(_ROWS, dtype=np.float32)
     for row in range(0, n, _ROWS):
         rows = slice(row, row + _ROWS)
@@ -175,9 +181,11 @@ def rank_of(scores, table, y, *, merge="sum", offset=None):
     return ranks
 
 
-def _offset_array(offset):
-    """Offset as an array, empty for none: one type for the kernels."""
-    return np.empty(0, dtype=np.float32) if offset is None else offset
+def _offset_array(offset, merge):
+    """Offset as an array, empty for none or no sum: one type for the kernels."""
+    if offset is None or merge != "sum":
+        offset = np.empty(0, dtype=np.float32)
+    return read_only(offset)[0]
 
 
 def _offset_levels(offset):
@@ -191,7 +199,7 @@ def _offset_levels(offset):
         return np.array([highest, 0.0, 0.0]), np.zeros(offset.size, dtype=np.uint8)
     highest, lowest = finite.max(), finite.min()
     step = (highest - lowest) / (_LEVELS - 1)
-    levels = (highest - offset) * ((1 - 1e-9) / max(step, 1e-300))
+    levels = (highest - offset.astype(np.float64)) * ((1 - 1e-9) / max(step, 1e-300))
     bounds = np.array([highest, step, max(abs(highest), abs(lowest))])
     return bounds, np.minimum(levels, _LEVELS - 1).astype(np.uint8)
 
@@ -474,10 +482,12 @@ def _sum_tile(lanes, table, offset, first, last, tile):
     """Sums of classes first..last-1 of all rows into tile (_TILE, _ROWS)."""
     for k in range(first, last):
         total = tile[k - first]
-        start = offset[k] if offset.shape[0] else np.float32(0)
         for i in range(_ROWS):
-            total[i] = start
+            total[i] = 0
         _sum_class(lanes, table, k, total)
+        if offset.shape[0]:
+            for i in range(_ROWS):
+                total[i] += offset[k]
 
 
 @njit(fastmath=False)
@@ -554,11 +564,11 @@ def _insert(k, score, indices, values):
 
 @njit(inner=True, fastmath=False)
 def _class_sum(row, table, k, offset):
-    """Sum of class k for one row (R, B), in the order of `_sum_class`."""
-    total = offset[k] if offset.shape[0] else np.float32(0)
+    """Sum of class k for one row (R, B), in the order of `_sum_tile`."""
+    total = np.float32(0)
     for r in range(table.shape[1]):
         total += row[r, table[k, r]]
-    return total
+    return total + offset[k] if offset.shape[0] else total
 
 
 @njit(inner=True, fastmath=False)

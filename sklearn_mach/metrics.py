@@ -244,7 +244,7 @@ def class_ranks(estimator, X, y):
 
         def count(X, codes):
             scores, table = estimator._bucket_scores(X), estimator.bucket_table_
-            return rank_of(scores, table, codes, merge=estimator._merge())
+            return rank_of(scores, table, codes, **estimator._decoding())
 
     else:
         chunks, n_jobs = _chunks(y.size, n_classes), 1

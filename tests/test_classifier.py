@@ -39,6 +39,7 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from sklearn_mach import MACHClassifier, _hashing, theory
+from sklearn_mach.metrics import class_ranks
 
 DECODERS = ["log_mean", "mean", "min", "median"]
 SMOOTHING = 1e-3  # of the probabilities of base classifiers, as documented
@@ -714,6 +715,72 @@ def test_a_stage_is_the_model_of_the_first_repetitions(blobs, decoder, base):
         assert_allclose(scores, best, rtol=1e-5, atol=1e-6)
         hits = np.mean(labels[:, 0] == y)
         assert scores_of_stages[r - 1] == pytest.approx(hits)
+
+
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+@pytest.mark.parametrize("n_classes", [2, 9])
+def test_offsets_of_classes_count_in_all_predictions_of_log_mean(
+    blobs, base, n_classes
+):
+    X, y = blobs(90, 5, n_classes, noise=1.5, sparse=False)
+    model = MACHClassifier(base, n_repetitions=4, n_buckets=3, random_state=0)
+    model.fit(X, y)
+    plain, table = model._bucket_scores(X), model.bucket_table_
+    offset = np.random.default_rng(0).normal(0, 0.7, n_classes).astype(np.float32)
+    offset[-1] += 3
+    model._set_offset(offset)
+    expected = reference.class_scores(plain, table, "sum", offset)
+    best = reference.topk(expected, n_classes)
+    assert (best[0][:, 0] != reference.class_scores(plain, table).argmax(axis=1)).any()
+    stages = list(reference.stage_scores(plain, table, "sum", offset))
+    for one in (model, pickle.loads(pickle.dumps(model))):
+        for working_memory in (1024, 0.002):  # one chunk or several
+            with config_context(working_memory=working_memory):
+                scores = one.decision_function(X)
+                ranks = class_ranks(one, X, y)
+                labels, values = one.predict_topk(X, n_classes, return_scores=True)
+                proba = one.predict_proba(X)
+                found = list(one.staged_predict_topk(X, n_classes, return_scores=True))
+                assert_array_equal(one.predict(X), best[0][:, 0])
+                *_, last = one.staged_predict(X)
+                *_, accuracy = one.staged_score(X, y)
+            if n_classes == 2:
+                assert_array_equal(scores, expected[:, 1] - expected[:, 0])
+            else:
+                assert_array_equal(scores, expected)
+            assert_array_equal(labels, best[0])
+            assert_array_equal(values, best[1])
+            assert_array_equal(proba.argmax(axis=1), best[0][:, 0])
+            assert_array_equal(np.argsort(-proba, axis=1, kind="stable"), best[0])
+            assert_array_equal(ranks, reference.rank(expected, y))
+            assert_array_equal(last, best[0][:, 0])
+            assert accuracy == np.mean(best[0][:, 0] == y)
+            pairs = zip(stages, found, strict=True)
+            for r, (stage, (labels, values)) in enumerate(pairs, 1):
+                order = reference.topk(stage, n_classes)
+                assert_array_equal(labels, order[0])
+                # divided by r, not R: one more rounding
+                assert_allclose(values, order[1] * 4 / r, rtol=1e-6, atol=1e-7)
+    for decoder in ("mean", "min", "median"):  # which have none
+        model.set_params(decoder=decoder)
+        merge = "sum" if decoder == "mean" else decoder
+        expected = reference.class_scores(model._bucket_scores(X), table, merge)
+        best = reference.topk(expected, n_classes)[0]
+        assert_array_equal(model.predict_topk(X, n_classes), best)
+        assert_array_equal(model.predict_topk(X[:1], n_classes), best[:1])
+        assert_array_equal(class_ranks(model, X, y), reference.rank(expected, y))
+        *_, last = model.staged_predict_topk(X, n_classes)
+        assert_array_equal(last, best)
+
+
+def test_models_of_a_time_without_offsets_predict(blobs):
+    X, y = blobs()
+    model = MACHClassifier(n_repetitions=4, n_buckets=3, random_state=0).fit(X, y)
+    state = model.__getstate__()
+    del state["_offset"]
+    old = MACHClassifier()
+    old.__setstate__(state)
+    assert_array_equal(old.predict_topk(X, 3), model.predict_topk(X, 3))
 
 
 def test_stages_refuse_bad_input_before_work(blobs):

@@ -136,6 +136,53 @@ def test_offset_alone_orders_the_classes():
     check(draw("normal", (2, 4, 5), rng), table, 400, "sum", offset)
 
 
+def test_an_offset_of_minus_infinity_leaves_the_order_of_the_classes():
+    table = np.arange(8, dtype=np.uint8)[:, None]
+    scores = np.zeros((1, 1, 8), dtype=np.float32)
+    offset = np.full(8, -np.inf, dtype=np.float32)
+    check(scores, table, 3, "sum", offset)
+    check_stages(scores, table, 3, "sum", offset)
+
+
+@pytest.mark.parametrize("merge", ["min", "median"])
+def test_an_offset_counts_in_sums_only(merge):
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 16, (700, 5)).astype(np.uint8)
+    scores = draw("normal", (20, 5, 16), rng)
+    offset = rng.standard_normal(700).astype(np.float32)
+    prepared = prepare(table, 16, offset)
+    plain = reference.class_scores(scores, table, merge)
+    best = reference.topk(plain, 9)
+    for rows in (slice(0, 3), slice(None)):
+        for given in (None, prepared):
+            options = {"merge": merge, "offset": offset, "prepared": given}
+            indices, values = decode_topk(scores[rows], table, 9, **options)
+            assert_array_equal(indices, best[0][rows])
+            assert_array_equal(values, best[1][rows])
+    options = {"merge": merge, "offset": offset}
+    assert_array_equal(decode_scores(scores, table, **options), plain)
+    y = np.arange(20)
+    ranks = rank_of(scores, table, y, **options)
+    assert_array_equal(ranks, reference.rank(plain, y))
+    indices = decode_stages(scores, table, 9, **options)[0]
+    assert_array_equal(indices[:, -1], best[0])
+
+
+@pytest.mark.parametrize("n", [1, 40])
+def test_a_table_prepared_with_an_offset_serves_calls_without(n):
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 16, (700, 5)).astype(np.uint8)
+    scores = draw("normal", (n, 5, 16), rng)
+    offset = rng.standard_normal(700).astype(np.float32) * 3
+    for given, prepared in [(None, offset), (offset, None)]:
+        prepared = prepare(table, 16, prepared)
+        found = decode_topk(scores, table, 9, offset=given, prepared=prepared)
+        expected = reference.class_scores(scores, table, "sum", given)
+        expected = reference.topk(expected, 9)
+        assert_array_equal(found[0], expected[0])
+        assert_array_equal(found[1], expected[1])
+
+
 def test_equal_classes_come_by_index():
     rng = np.random.default_rng(0)
     table = np.tile(rng.integers(0, 8, (40, 6)), (12, 1)).astype(np.uint8)
@@ -181,20 +228,48 @@ def test_no_rows():
     assert rank_of(scores, table, np.zeros(0, dtype=int)).shape == (0,)
 
 
+def check_stages(scores, table, k, merge, offset=None):
+    """Compare the stages with the reference of the first repetitions, bit for bit."""
+    indices, values = decode_stages(scores, table, k, merge=merge, offset=offset)
+    stages = reference.stage_scores(scores, table, merge, offset)
+    for r, expected in enumerate(stages):
+        expected_indices, expected_values = reference.topk(expected, k)
+        assert_array_equal(indices[:, r], expected_indices)
+        assert_array_equal(values[:, r], expected_values)
+    last = decode_topk(scores, table, k, merge=merge, offset=offset)
+    assert_array_equal(indices[:, -1], last[0])
+    assert_array_equal(values[:, -1], last[1])
+
+
 @pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("k", [1, 5, 70])
+@pytest.mark.parametrize("k", [1, 5, 70, 100])
 def test_stages_match_the_reference_of_the_first_repetitions(kind, merge, k):
     rng = np.random.default_rng([KINDS.index(kind), MERGES.index(merge), k])
     n, K, B = (70, 400, 11) if COMPILED else (3, 100, 5)
     R = int(rng.integers(1, 12 if COMPILED else 4))
     table = rng.integers(0, B, (K, R)).astype(np.uint8)
     scores = draw(kind, (n, R, B), rng)
-    indices, values = decode_stages(scores, table, k, merge=merge)
-    for r in range(R):
-        expected = reference.class_scores(
-            scores[:, : r + 1], table[:, : r + 1], merge, None
-        )
-        expected_indices, expected_values = reference.topk(expected, k)
-        assert_array_equal(indices[:, r], expected_indices)
-        assert_array_equal(values[:, r], expected_values)
+    check_stages(scores, table, k, merge)
+    if merge == "sum":
+        scale = rng.choice([1e-3, 1, 30])
+        offset = (rng.standard_normal(K) * scale).astype(np.float32)
+        check_stages(scores, table, k, merge, offset)
+
+
+@pytest.mark.parametrize("offset", [None, "ties", "zipf", "minus_infinity", "equal"])
+@pytest.mark.parametrize("k", [1, 10, 100])
+def test_stages_of_many_classes_match_the_reference(offset, k):
+    rng = np.random.default_rng([k])
+    n, K, R, B = (67, 5_003, 16, 32) if COMPILED else (2, 200, 3, 8)
+    table = rng.integers(0, B, (K, R)).astype(np.uint8)
+    scores = draw("log_proba", (n, R, B), rng) / np.float32(R)
+    if offset is not None:
+        kind, offset = offset, np.log(1 + rng.permutation(K)).astype(np.float32)
+        if kind == "ties":  # scores and offsets of few values
+            scores, offset = np.round(scores), np.round(offset)
+        elif kind == "minus_infinity":
+            offset[rng.random(K) < 0.3] = -np.inf
+        elif kind == "equal":
+            offset[:] = offset[0]
+    check_stages(scores, table, k, "sum", offset)

@@ -200,7 +200,10 @@ def test_predictions_equal_the_reference(device, sparse):
     ],
 )
 @pytest.mark.parametrize("K", [40, 9001])
-def test_best_classes_equal_a_full_sort_bit_for_bit(device, shape, k, merge, K):
+@pytest.mark.parametrize("with_offset", [False, True])
+def test_best_classes_equal_a_full_sort_bit_for_bit(
+    device, shape, k, merge, K, with_offset
+):
     if device == "cpu":
         pytest.skip("the CPU's search is tested in test_decoding.py")
     gpu = _backends._gpu()
@@ -210,10 +213,32 @@ def test_best_classes_equal_a_full_sort_bit_for_bit(device, shape, k, merge, K):
     scores[0, 0, 0] = -np.inf
     table = rng.integers(0, shape[2], (K, shape[1])).astype(np.int32)
     asarray = gpu.cupy.asarray
-    values, classes = gpu.best_classes(asarray(scores), asarray(table), k, merge)
-    expected = reference.topk(reference.class_scores(scores, table, merge), k)
+    offset = None
+    if with_offset:
+        offset = np.log(rng.integers(1, 9, K).astype(np.float32))
+        offset[::7] = -np.inf
+    on_device = None if offset is None else asarray(offset)
+    task = asarray(scores), asarray(table), k, merge, on_device
+    values, classes = gpu.best_classes(*task)
+    expected = reference.topk(reference.class_scores(scores, table, merge, offset), k)
     assert_array_equal(classes.get(), expected[0])
     assert_array_equal(values.get(), expected[1])
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_offsets_count_on_every_device(device, k):
+    X, y, _, table = problem()
+    model = learner(table, device, max_iter=2).fit(X, y)
+    model._set_offset(np.array([0, -3, 0.5, -np.inf, 0.25, 1], np.float32))
+    for decoder in ("log_mean", "mean", "log_mean"):
+        model.set_params(decoder=decoder)
+        scores = model.decision_function(X)
+        classes, values = model.predict_topk(X, k, return_scores=True)
+        best = reference.topk(scores, k)
+        assert_array_equal(classes, best[0])
+        assert_array_equal(values, best[1])
+        *_, last = model.staged_predict_topk(X, k)
+        assert_array_equal(last, classes)
 
 
 def fitted(X, y, table, **parameters):
