@@ -30,6 +30,7 @@ _FIRST = 4  # times k: classes scored in float32 before the 8-bit sums begin
 _FEW = 12  # rows that are faster one by one than as a block of _LANES, with look-ups
 _FEWEST = 2  # and without
 _TOP = 250.0  # 8-bit deficit of the k-th best class when a scale is chosen
+_LONG_BYTES = 1 << 26  # of the classes gathered for long lists, at least for one row
 _FAR = np.float32(3e38)  # deficit of a score of -inf
 _MERGES = {"sum": 0, "min": 1, "median": 2}
 _SUM, _MIN, _MEDIAN = _MERGES.values()
@@ -99,15 +100,10 @@ def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
     K = table.shape[0]
     indices = np.empty((n, k), dtype=np.int64)
     values = np.empty((n, k), dtype=np.float32)
-    if k > 2000 or (k > 64 and k > K // 16):  # sorting beats a running list
-        for row in range(0, n, _LANES):
-            block = slice(row, row + _LANES)
-            every = decode_scores(scores[block], table, merge=merge, offset=offset)
-            best = np.argsort(-every, axis=1, kind="stable")[:, :k]
-            indices[block] = best
-            values[block] = np.take_along_axis(every, best, axis=1)
-        return indices, values
     (table,), offset = read_only(table), _offset_array(offset, merge)
+    if is_long(k, K):
+        _decode_long(scores, table, merge, offset, indices, values)
+        return indices, values
     if prepared is None or prepared.levels.size < offset.size:
         none = np.empty((0, R + 1, _LANES), dtype=np.uint8)
         prepared = Prepared(*_offset_levels(offset), none)
@@ -132,6 +128,58 @@ def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
         else:
             _topk_first(*task, K, *best)
     return indices, values
+
+
+def is_long(k, n_classes):
+    """Whether selecting among many classes at a time beats a running list of k."""
+    return k > 1000 or (k > 64 and k > n_classes // 16)
+
+
+def _decode_long(scores, table, merge, offset, indices, values):
+    """Write the best classes of each row to indices and values (n, k).
+
+    A row gathers the classes that beat the k-th best of those before, and whenever it
+    has gathered some k or more beyond k, only the k best stay.
+    """
+    (n, R, B), (_, k), K = scores.shape, indices.shape, table.shape[0]
+    room = min(2 * k + _TILE, K)
+    n_rows = min(max(_LONG_BYTES // (8 * room), 1), _ROWS, max(n, 1))
+    found = np.empty((n_rows, room), dtype=np.int32)
+    found_scores = np.empty((n_rows, room), dtype=np.float32)
+    lanes, work, tile = _tile_work(R, B)
+    for row in range(0, n, n_rows):
+        block = scores[row : row + n_rows]
+        lanes[:, :, : len(block)] = block.transpose(1, 2, 0)
+        counts = np.zeros(len(block), dtype=np.int64)
+        worst = np.full(len(block), np.nan, dtype=np.float32)  # worse than every score
+        for first in range(0, K, _TILE):
+            last = min(first + _TILE, K)
+            for i in np.flatnonzero(counts + (last - first) > room):
+                counts[i], worst[i] = _keep_best(
+                    found[i], found_scores[i], counts[i], k
+                )
+            _merge_tile(lanes, table, merge, offset, first, last, work, tile)
+            _gather(tile, first, last, worst, counts, found, found_scores)
+        for i, count in enumerate(counts):
+            if count > k:
+                _keep_best(found[i], found_scores[i], count, k)
+            order = np.argsort(-found_scores[i, :k], kind="stable")
+            indices[row + i] = found[i, order]
+            values[row + i] = found_scores[i, order]
+
+
+def _keep_best(found, scores, count, k):
+    """Move the k best of the first `count` classes to the front, in ascending order.
+
+    Returns their number and the score of the worst.
+    """
+    t = scores[:count]
+    worst = np.partition(t, count - k)[count - k]
+    is_kept = t > worst
+    ties = np.flatnonzero(t == worst)
+    is_kept[ties[: k - np.count_nonzero(is_kept)]] = True
+    found[:k], scores[:k] = found[:count][is_kept], t[is_kept]
+    return k, worst
 
 
 def decode_scores(scores, table, *, merge="sum", offset=None):
@@ -518,6 +566,21 @@ def _merge_tile(lanes, table, merge, offset, first, last, work, tile):
         _min_tile(lanes, table, first, last, tile)
     else:
         _median_tile(lanes, table, first, last, work, tile)
+
+
+@njit(fastmath=False)
+def _gather(tile, first, last, worst, counts, found, scores):
+    """Append the classes first..last-1 that beat `worst` (n,) to those found (n, room).
+
+    counts (n,): how many there are; worst is NaN where every class is to be taken.
+    """
+    for k in range(first, last):
+        total = tile[k - first]
+        for i in range(counts.shape[0]):
+            if not total[i] <= worst[i]:
+                found[i, counts[i]] = k
+                scores[i, counts[i]] = total[i]
+                counts[i] += 1
 
 
 @njit(fastmath=False)

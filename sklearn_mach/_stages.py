@@ -26,6 +26,7 @@ from ._decoding import (
     _offset_array,
     _offset_levels,
     decode_topk,
+    is_long,
 )
 
 
@@ -47,7 +48,7 @@ def decode_stages(scores, table, k, *, merge="sum", offset=None):
     indices = np.empty((n, R, k), dtype=np.int32)
     values = np.empty((n, R, k), dtype=np.float32)
     # A median has no deficit that only grows; and sorting beats long running lists.
-    if merge == "median" or (k > 64 and k > table.shape[0] // 16):
+    if merge == "median" or is_long(k, table.shape[0]):
         for r in range(R):
             first = np.ascontiguousarray(scores[:, : r + 1])
             codes = np.ascontiguousarray(table[:, : r + 1])

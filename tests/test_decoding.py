@@ -1,11 +1,14 @@
 """Decoding against full sorts of the plain class scores."""
 
+import tracemalloc
+
 import numba
 import numpy as np
 import pytest
 import reference
 from numpy.testing import assert_array_equal
 
+from sklearn_mach import _decoding
 from sklearn_mach._decoding import (
     decode_scores,
     decode_topk,
@@ -125,6 +128,51 @@ def test_every_class_is_returned_in_order(K, merge):
     rng = np.random.default_rng(0)
     table = rng.integers(0, 4, (K, 3)).astype(np.uint8)
     check(draw("few_values", (3, 3, 4), rng), table, K, merge)
+
+
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("kind", ["normal", "few_values", "minus_infinity", "equal"])
+@pytest.mark.parametrize("k", [350, 1001, 5003])
+def test_long_lists_match_the_reference(kind, merge, k):
+    rng = np.random.default_rng([KINDS.index(kind), MERGES.index(merge), k])
+    n, K, k = (35, 5003, k) if COMPILED else (2, 150, k // 34)
+    table = rng.integers(0, 20, (K, 3)).astype(np.uint8)
+    scores = draw(kind, (n, 3, 20), rng)
+    check(scores, table, k, merge)
+    if merge == "sum":
+        check(scores, table, k, merge, rng.integers(-2, 3, K).astype(np.float32))
+
+
+def test_the_best_classes_may_come_first_or_last():
+    K, k = 9_000, 1_500  # several times more than are gathered at once
+    table = np.arange(K, dtype=np.uint16)[:, None]
+    rising = np.arange(K, dtype=np.float32)
+    check(np.stack([rising, -rising, rising // 100])[:, None], table, k)
+
+
+@pytest.mark.parametrize("n_bytes", [1, 1 << 16])
+def test_blocks_of_rows_change_nothing_in_long_lists(monkeypatch, n_bytes):
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 16, (3_000, 3)).astype(np.uint8)
+    scores = draw("few_values", (5, 3, 16), rng)
+    monkeypatch.setattr(_decoding, "_LONG_BYTES", n_bytes)
+    check(scores, table, 1_100)
+
+
+@pytest.mark.skipif(not COMPILED, reason="too slow at the sizes that show it")
+def test_memory_of_long_lists_does_not_hold_all_scores():
+    rng = np.random.default_rng(0)
+    n, K, k = 64, 40_000, 1_001
+    table = rng.integers(0, 32, (K, 3)).astype(np.uint8)
+    scores = draw("normal", (n, 3, 32), rng)
+    decode_topk(scores[:1], table, k)  # compiles
+    tracemalloc.start()
+    decode_topk(scores, table, k)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    lists, tile = 12 * n * k, 4 * 32 * 1024
+    gathered = 8 * 32 * (2 * k + 1024)
+    assert peak < 2 * (lists + gathered + tile) < 4 * n * K
 
 
 def test_offset_alone_orders_the_classes():
