@@ -182,15 +182,17 @@ def _keep_best(found, scores, count, k):
     return k, worst
 
 
-def decode_scores(scores, table, *, merge="sum", offset=None):
+def decode_scores(scores, table, *, merge="sum", offset=None, out=None):
     """Score every class: float32 array of shape (n, K), parameters of `decode_topk`.
 
+    They are written to `out`, if given, which may be float64.
     The sum starts from 0 and adds repetition 0, 1, ..., R-1 and then the offset in this
     order in float32, so that a row has the same scores in every batch.
     """
     n, R, B = scores.shape
     K = table.shape[0]
-    out = np.empty((n, K), dtype=np.float32)
+    if out is None:
+        out = np.empty((n, K), dtype=np.float32)
     (table,), offset = read_only(table), _offset_array(offset, merge)
     lanes, work, tile = _tile_work(R, B)
     for row in range(0, n, _ROWS):

@@ -29,6 +29,7 @@ import scipy.sparse as sp
 
 from ._compat import njit
 from ._progress import SilentTask, report_epoch
+from ._softmax import OVERFLOW
 
 _ENTRIES = 1 << 22  # non-zeros of a chunk, or numbers of a dense one / 16
 _THREADS = 256  # of a block of the learner
@@ -753,6 +754,7 @@ class Model:
             values, classes = best_classes(scores, self.table, k, merge, on_device)
             return classes.get(), values.get()
 
+    @np.errstate(over="ignore")  # values that become infinite are refused below
     def _bucket_proba(self, X, log, divisor):
         n, pitch, sparse = X.shape[0], self.W.shape[1], sp.issparse(X)
         Z = cupy.empty((n, pitch), np.float32)
@@ -777,6 +779,8 @@ class Model:
         shape, mode = (self.R, self.B), _LOG_PROBA if log else _PROBA
         _score_rows(n, rows, self.W, self.b, 1, shape, mode, Z)
         Z = cupy.ascontiguousarray(Z[:, : self.R * self.B])
+        if np.isnan(float(Z.sum())):
+            raise ValueError(OVERFLOW)
         if divisor != 1:
             Z /= np.float32(divisor)
         return Z.reshape(n, self.R, self.B)

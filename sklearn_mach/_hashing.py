@@ -118,6 +118,24 @@ def find_twins(table, n_buckets):
     return int(order[first]), int(order[first + 1])
 
 
+def collision_chance(table, n_buckets, hashing):
+    """Chance that another class has the bucket of a class in a repetition.
+
+    hashing : name or array that `table` (K, R) is of
+    """
+    n_classes, n_repetitions = table.shape
+    if isinstance(hashing, str) and hashing == "universal" and n_buckets < n_classes:
+        # The buckets of two classes are equal in one of B functions. What happened in
+        # this table is not put in its place: the estimate is unbiased over the draws
+        # of the functions with 1/B, as in the paper.
+        return 1 / n_buckets
+    n_pairs = 0
+    for column in table.T:
+        sizes = np.bincount(column)
+        n_pairs += int(sizes @ (sizes - 1))
+    return n_pairs / (n_repetitions * n_classes * max(n_classes - 1, 1))
+
+
 def _split(group, column, n_buckets):
     """Number the distinct pairs (group, bucket): shape (K,), and their count."""
     values, group = np.unique(group * n_buckets + column, return_inverse=True)

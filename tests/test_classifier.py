@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import get_ident
+from threading import Barrier, get_ident
 from types import SimpleNamespace
 
 import joblib
@@ -35,7 +35,7 @@ from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from sklearn_mach import MACHClassifier, _hashing, theory
@@ -551,6 +551,28 @@ def test_mean_probabilities_of_exact_buckets_are_unbiased_and_sum_to_one():
     assert_allclose(model.predict_proba(P), expected, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("hashing", ["balanced", "universal"])
+def test_probabilities_do_not_follow_hashing_after_the_fit(blobs, hashing):
+    X, y = blobs(n_classes=9)
+    parameters = dict(n_repetitions=4, n_buckets=3, decoder="mean", random_state=0)
+    model = MACHClassifier(hashing=hashing, **parameters).fit(X, y)
+    expected = model.predict_proba(X)
+    for other in ("balanced", "universal", model.bucket_table_):
+        model.set_params(hashing=other)
+        assert_array_equal(model.predict_proba(X), expected)
+
+
+def test_mean_probabilities_of_a_table_of_the_user_use_its_own_chance(blobs):
+    rng = np.random.default_rng(0)
+    table = np.repeat([0, 1, 2], [2, 4, 6])[rng.random((8, 12)).argsort(axis=1)].T
+    X, y = blobs(120, n_classes=12)
+    model = MACHClassifier(hashing=table, decoder="mean", random_state=0).fit(X, y)
+    pairs = [(table[i] == table[j]).mean() for i in range(12) for j in range(i)]
+    scores = np.maximum(model.decision_function(X) - np.mean(pairs), 0)
+    expected = scores / scores.sum(axis=1, keepdims=True)
+    assert_allclose(model.predict_proba(X), expected, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("decoder", ["mean", "log_mean"])
 def test_a_certain_class_is_recognised_from_exact_buckets(decoder):
     model = exact(30, 4, 6, decoder=decoder)
@@ -773,14 +795,85 @@ def test_offsets_of_classes_count_in_all_predictions_of_log_mean(
         assert_array_equal(last, best)
 
 
-def test_models_of_a_time_without_offsets_predict(blobs):
-    X, y = blobs()
-    model = MACHClassifier(n_repetitions=4, n_buckets=3, random_state=0).fit(X, y)
+@pytest.mark.parametrize("decoder", ["log_mean", "mean"])
+def test_models_of_a_time_without_offsets_and_chance_predict(blobs, decoder):
+    X, y = blobs(n_classes=9)
+    parameters = dict(hashing="balanced", decoder=decoder, random_state=0)
+    model = MACHClassifier(n_repetitions=4, n_buckets=3, **parameters).fit(X, y)
     state = model.__getstate__()
-    del state["_offset"]
+    del state["_offset"], state["_chance"]
     old = MACHClassifier()
     old.__setstate__(state)
     assert_array_equal(old.predict_topk(X, 3), model.predict_topk(X, 3))
+    assert_array_equal(old.predict_proba(X), model.predict_proba(X))
+
+
+PREDICTIONS = {
+    "predict": lambda model, X: model.predict(X),
+    "predict_topk": lambda model, X: model.predict_topk(X, 2),
+    "decision_function": lambda model, X: model.decision_function(X),
+    "predict_proba": lambda model, X: model.predict_proba(X),
+    "predict_log_proba": lambda model, X: model.predict_log_proba(X),
+    "staged_predict": lambda model, X: list(model.staged_predict(X)),
+    "staged_predict_topk": lambda model, X: list(model.staged_predict_topk(X, 2)),
+    "staged_score": lambda model, X: list(model.staged_score(X, np.zeros(len(X)))),
+    "class_ranks": lambda model, X: class_ranks(model, X, np.zeros(len(X))),
+}
+predictions = pytest.mark.parametrize("call", PREDICTIONS.values(), ids=PREDICTIONS)
+
+
+@predictions
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"decoder": "bogus"}, "'decoder' parameter .*'min'.* Got 'bogus'"),
+        ({"decoder": None}, "'decoder' parameter .*Got None"),
+        ({"decoder": ["mean"]}, "'decoder' parameter .*Got .'mean'."),
+        ({"n_jobs": "x"}, "'n_jobs' parameter .*Got 'x'"),
+        ({"n_jobs": 1.5}, "'n_jobs' parameter .*Got 1.5"),
+        ({"n_jobs": 0}, "n_jobs=0 is no number of threads. Use None"),
+    ],
+)
+def test_parameters_set_after_the_fit_are_checked(blobs, call, parameters, message):
+    X, y = blobs(60, sparse=False)
+    model = MACHClassifier(n_repetitions=2, n_buckets=3, max_iter=1).fit(X, y)
+    model.set_params(**parameters)
+    with pytest.raises(ValueError, match=message):
+        call(model, X)
+
+
+@predictions
+def test_joblib_contexts_of_processes_send_no_model(blobs, monkeypatch, call):
+    X, y = blobs(203, 8, 12, sparse=False)
+    model = MACHClassifier(n_repetitions=5, n_buckets=4, max_iter=1, random_state=0)
+    model.fit(X, y)
+    expected = call(model, X)
+
+    def refuse(self):
+        raise AssertionError("the model is sent")
+
+    monkeypatch.setattr(MACHClassifier, "__getstate__", refuse)
+    with config_context(working_memory=0.003):
+        with joblib.parallel_config("loky", n_jobs=2):
+            assert_array_equal(call(model, X), expected)
+
+
+@predictions
+def test_every_prediction_uses_threads(blobs, monkeypatch, call):
+    X, y = blobs(sparse=False)
+    base = MultinomialNB()
+    model = MACHClassifier(base, n_repetitions=2, n_buckets=3).fit(abs(X), y)
+    expected = call(model, abs(X))
+    model.set_params(n_jobs=2)
+    monkeypatch.setattr("sklearn_mach._classifier.cpu_count", lambda: 2)
+    together = Barrier(2)
+
+    def bucket_scores(self, X, scores=MACHClassifier._bucket_scores):
+        together.wait(10)  # each of two threads waits for the other
+        return scores(self, X)
+
+    monkeypatch.setattr(MACHClassifier, "_bucket_scores", bucket_scores)
+    assert_array_equal(call(model, abs(X)), expected)
 
 
 def test_stages_refuse_bad_input_before_work(blobs):
@@ -812,7 +905,7 @@ def test_chunks_of_rows_change_nothing(blobs, sparse, base):
     model = MACHClassifier(base, n_repetitions=5, n_buckets=4, random_state=0)
     model.fit(X, y)
     labels, scores = model.predict_topk(X, k=4, return_scores=True)
-    everything = model.decision_function(X)
+    everything, proba = model.decision_function(X), model.predict_proba(X)
     with config_context(working_memory=0.003):  # 3 kB: a few rows at a time
         for n_jobs in (1, 2):
             model.set_params(n_jobs=n_jobs)
@@ -820,6 +913,7 @@ def test_chunks_of_rows_change_nothing(blobs, sparse, base):
             assert_array_equal(few[0], labels)
             assert_array_equal(few[1], scores)
             assert_array_equal(model.decision_function(X), everything)
+            assert_array_equal(model.predict_proba(X), proba)
     one_by_one = [model.decision_function(X[i : i + 1])[0] for i in range(0, 203, 20)]
     assert_array_equal(one_by_one, everything[::20])
 
@@ -872,6 +966,50 @@ def test_a_base_with_only_decision_function_gets_its_softmax(blobs):
             expected = expected + proba[:, column] / 5
         # float32 sums.
         assert_allclose(model.decision_function(X), expected, rtol=1e-5)
+
+
+class MissingBuckets(ExactBuckets):
+    """A classifier that gives NaN for the last row, if it has learnt bucket 3."""
+
+    def predict_proba(self, X):
+        proba = super().predict_proba(X)
+        proba[-1:, self.classes_ == 3] = np.nan
+        return proba
+
+
+@predictions
+def test_nan_of_a_base_classifier_is_refused(call):
+    table = np.array([[0, 0], [1, 1], [2, 3]])
+    model = MACHClassifier(MissingBuckets(), hashing=table).fit(np.eye(3), [0, 1, 2])
+    message = r"predict_proba of repetition 1, MissingBuckets\(\), gives NaN for 1 of 3"
+    with pytest.raises(ValueError, match=message):
+        call(model, np.eye(3))
+
+
+class InfiniteScores(LinearSVC):
+    def decision_function(self, X):
+        return np.full((X.shape[0], self.classes_.size), np.inf)
+
+
+def test_infinite_scores_of_a_base_classifier_are_refused(blobs):
+    X, y = blobs(60)
+    model = MACHClassifier(InfiniteScores(), n_repetitions=2, n_buckets=3).fit(X, y)
+    with pytest.raises(ValueError, match="repetition 0, .* gives NaN for 60 of 60"):
+        model.predict(X)
+
+
+@pytest.mark.parametrize(("n_buckets", "n_scores"), [(3, 3), (4, 6)])
+def test_base_classifiers_that_score_pairs_of_buckets_are_refused(
+    blobs, n_buckets, n_scores
+):
+    X, y = blobs(60)
+    base = SVC(decision_function_shape="ovo")
+    model = MACHClassifier(base, n_repetitions=2, n_buckets=n_buckets).fit(X, y)
+    message = rf"repetition 0, .*shape \(60, {n_scores}\) .*{n_buckets} buckets.*'ovr'"
+    with pytest.raises(ValueError, match=message):
+        model.predict(X)
+    base.set_params(decision_function_shape="ovr")
+    assert model.fit(X, y).score(X, y) > 0.9
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -1427,6 +1565,20 @@ def test_unknown_free_memory_refuses_nothing(blobs, monkeypatch):
     X, y = blobs(60)
     monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: None)
     assert MACHClassifier().fit(X, y).predict_proba(X).shape == (60, 6)
+
+
+@pytest.mark.parametrize("name", ["coef_", "intercept_"])
+def test_weights_are_there_only_when_the_built_in_learner_is_fitted(blobs, name):
+    X, y = blobs(60)
+    model = MACHClassifier(n_repetitions=2, n_buckets=3)
+    assert not hasattr(model, name)
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        getattr(model, name)
+    assert hasattr(model.fit(X, y), name)
+    model.set_params(estimator=GaussianNB()).fit(X.toarray(), y)
+    assert not hasattr(model, name)
+    with pytest.raises(AttributeError, match=f"{name} is an .*built-in.*estimators_"):
+        getattr(model, name)
 
 
 def test_model_bytes(blobs):

@@ -8,7 +8,7 @@ import pytest
 import reference
 from numpy.testing import assert_array_equal
 
-from sklearn_mach import _decoding
+from sklearn_mach import _decoding, _stages
 from sklearn_mach._decoding import (
     decode_scores,
     decode_topk,
@@ -265,6 +265,31 @@ def test_code_width_and_read_only_inputs_change_nothing():
         indices, values = decode_topk(scores, codes, 5)
         assert_array_equal(indices, expected[0])
         assert_array_equal(values, expected[1])
+
+
+@pytest.mark.skipif(not COMPILED, reason="nothing is compiled")
+def test_a_table_that_cannot_be_written_compiles_nothing_anew():
+    rng = np.random.default_rng(0)
+    kernels = [_decoding._topk_first, _decoding._topk_block, _decoding._topk_rows]
+    kernels += [_decoding._sum_tile, _decoding._min_tile, _decoding._median_tile]
+    kernels += [_decoding._count_before, _decoding._gather, _stages._stages_block]
+    scores = draw("normal", (20, 3, 16), rng)
+    table = rng.integers(0, 16, (300, 3)).astype(np.uint8)
+    offset = rng.standard_normal(300).astype(np.float32)
+    counts = []
+    for writeable in (True, False):
+        table.flags.writeable = offset.flags.writeable = writeable
+        prepared = prepare(table, 16)
+        for given in (None, offset):
+            for merge in MERGES:
+                options = {"merge": merge, "offset": given}
+                for n in (1, 20):
+                    decode_topk(scores[:n], table, 5, prepared=prepared, **options)
+                decode_topk(scores, table, 200, **options)
+                rank_of(scores, table, np.zeros(20, int), **options)
+                decode_stages(scores, table, 5, **options)
+        counts.append([len(kernel.signatures) for kernel in kernels])
+    assert counts[0] == counts[1]
 
 
 def test_no_rows():
