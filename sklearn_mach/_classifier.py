@@ -80,6 +80,7 @@ from ._stages import decode_stages
 _SMOOTHING = 1e-3
 _CALIBRATION_SCORES = 20_000_000  # class scores that the calibration may look at
 _CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
+_UNCOUNTED = 1 << 26  # bytes that a fit may take besides the weights
 _PLAIN_VALUES = 100_000  # values of X that are checked in the short way
 _DECODERS = ("log_mean", "mean", "min", "median")
 _CHUNK_BYTES = 1 << 26  # bucket scores made at a time, for all threads together
@@ -717,7 +718,7 @@ class MACHClassifier(
         """Sketches of the classes from a seed, for the clustered repetitions."""
         if weight is None:
             weight = np.ones(y.size, np.float32)
-        return partial(_hashing.sketch_classes, X, y, np.float32(weight), n_classes)
+        return partial(_hashing.sketch_classes, X, y, weight, n_classes)
 
     def _free_columns(self, n_features):
         """Columns R B of weights that take half of the free memory, or None."""
@@ -729,6 +730,15 @@ class MACHClassifier(
     def _check_memory(self, n_classes, n_features, n_repetitions, n_buckets):
         """Refuse weights that do not fit in memory before they are allocated."""
         free = free_memory()
+        is_clustered = isinstance(self.hashing, str) and self.hashing == "clustered"
+        if is_clustered and n_repetitions > 3 and n_buckets < n_classes:
+            needed = _hashing.sketch_bytes(n_classes)
+            if free is not None and needed > max(free, _UNCOUNTED):
+                raise MemoryError(
+                    f"hashing='clustered' compares {n_classes} classes in {needed} "
+                    f"bytes ({format_bytes(needed)}), but only {free} bytes "
+                    f"({format_bytes(free)}) are free. Use hashing='balanced'."
+                )
         if self.estimator is not None or free is None:
             return
         needed = theory.model_bytes(n_features, n_repetitions, n_buckets)
@@ -1378,7 +1388,13 @@ def _encode_as(y, classes):
 
 def _check_table(table, n_classes, n_repetitions, n_buckets):
     """A user's table in its smallest dtype, with its R and B."""
-    table = np.asarray(table)
+    try:
+        table = np.asarray(table)
+    except ValueError as error:
+        raise ValueError(
+            "hashing as an array must have rows of equal length, one for each class "
+            f"with its bucket in each repetition ({error})."
+        ) from error
     if table.dtype.kind not in "iu":
         raise ValueError(
             f"hashing as an array must hold integers, got dtype {table.dtype}."
@@ -1407,7 +1423,8 @@ def _check_table(table, n_classes, n_repetitions, n_buckets):
             f"hashing gives classes {twins[0]} and {twins[1]} (row numbers) the same "
             "buckets in all repetitions, so that they cannot be told apart."
         )
-    table = np.ascontiguousarray(table, np.min_scalar_type(n_buckets - 1))
+    # A copy, which does not change when the caller's array does.
+    table = np.array(table, np.min_scalar_type(n_buckets - 1), order="C")
     return table, table.shape[1], n_buckets
 
 

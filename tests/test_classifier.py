@@ -418,6 +418,27 @@ def test_a_table_of_the_user_is_used(blobs, base, dtype):
     assert model.score(X, y) > 0.9
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_a_table_of_the_user_is_copied(blobs, dtype):
+    X, y = blobs(60)
+    given = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]], dtype)
+    model = MACHClassifier(hashing=given, random_state=0).fit(X, y)
+    expected = model.predict(X)
+    given[:] = given[::-1].copy()
+    assert_array_equal(model.predict(X), expected)
+    assert_array_equal(model.bucket_table_, given[::-1])
+
+
+@pytest.mark.parametrize("exponent", [-100, 130])
+def test_weights_times_a_power_of_two_change_no_bucket(blobs, exponent):
+    X, y = blobs(60)
+    weight = np.random.default_rng(0).uniform(0.1, 5, 60)
+    model = MACHClassifier(n_repetitions=8, n_buckets=3, max_iter=1, random_state=0)
+    expected = model.fit(X, y, weight).bucket_table_
+    found = model.fit(X, y, weight * 2.0**exponent).bucket_table_
+    assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("base", [None, LogisticRegression(), LinearSVC()])
 def test_empty_buckets_and_repetitions_of_one_bucket_work(blobs, base):
     X, y = blobs(60)
@@ -470,6 +491,7 @@ def test_a_table_of_the_user_gives_probabilities(blobs, decoder, base, form):
         (TABLE[:, :, None], {}, r"n_classes=6, got \(6, 2, 1\)"),
         (TABLE.astype(float), {}, "must hold integers, got dtype float64"),
         (TABLE.astype(str), {}, "must hold integers, got dtype <U"),
+        ([[0], [0, 1], [1], [1, 0], [2], [3]], {}, "must have rows of equal length"),
         (TABLE - 1, {}, "buckets from 0 to .* got values from -1"),
         (
             TABLE,
@@ -1559,6 +1581,22 @@ def test_scores_larger_than_the_free_memory_are_refused(blobs, monkeypatch, base
         assert needed >= 60 * 6 * itemsize
     assert_array_equal(model.predict(X), expected)
     assert_array_equal(model.predict_topk(X, k=6)[:, 0], expected)
+
+
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+def test_clustering_that_does_not_fit_in_the_free_memory_is_refused(
+    blobs, monkeypatch, base
+):
+    X, y = blobs(600, 2, n_classes=300, sparse=False)
+    sizes = dict(n_repetitions=4, n_buckets=18, max_iter=1, random_state=0)
+    model = MACHClassifier(base, **sizes)
+    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: 10**8)
+    monkeypatch.setattr(_hashing, "sketch_bytes", lambda n_classes: 10**6 * n_classes)
+    message = "300 classes in 300000000 bytes .* Use hashing='balanced'"
+    with pytest.raises(MemoryError, match=message):
+        model.fit(X, y)
+    model.set_params(hashing="balanced").fit(X, y)
+    model.set_params(hashing="clustered", n_repetitions=3).fit(X, y)  # none of it
 
 
 def test_unknown_free_memory_refuses_nothing(blobs, monkeypatch):
