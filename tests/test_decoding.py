@@ -162,7 +162,7 @@ def test_blocks_of_rows_change_nothing_in_long_lists(monkeypatch, n_bytes):
 @pytest.mark.skipif(not COMPILED, reason="too slow at the sizes that show it")
 def test_memory_of_long_lists_does_not_hold_all_scores():
     rng = np.random.default_rng(0)
-    n, K, k = 64, 40_000, 1_001
+    n, K, k = 64, 40_000, 2_001
     table = rng.integers(0, 32, (K, 3)).astype(np.uint8)
     scores = draw("normal", (n, 3, 32), rng)
     decode_topk(scores[:1], table, k)  # compiles
