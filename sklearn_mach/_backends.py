@@ -3,6 +3,7 @@
 import os
 from functools import partial
 from pathlib import Path
+from threading import RLock
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ _GPU_TOPK = 32  # the lists of the k best on a GPU get slow when they are longer
 # What a GPU needs beside weights, rows and a batch: cuBLAS, and chunks that are sorted.
 _GPU_WORKSPACE = 1 << 30
 _ENTRY_BYTES = 100  # of a non-zero that is being sorted
+_PREDICTING = RLock()  # held by the thread that predicts on a GPU, or copies a model
 
 
 def _gpu():
@@ -100,7 +102,8 @@ class Backend(NamedTuple):
     train_all: object  # as `_softmax.train_all`
     place: object  # (W, b, table, n_buckets, prepared, kept)
     bucket_proba: object  # (placed, X, log, divisor): (n, R, B), NumPy
-    topk: object  # (placed, X, k, merge, log, divisor): classes and scores, NumPy
+    topk: object  # (placed, X, k, log, divisor, merge, offset): classes, scores, NumPy
+    searches: object  # (k, merge): whether the device finds the best classes, not cores
 
 
 def backend(device):
@@ -114,6 +117,7 @@ def backend(device):
         place=partial(_gpu_place, int(number or 0)),
         bucket_proba=_gpu_bucket_proba,
         topk=_gpu_topk,
+        searches=_gpu_searches,
     )
 
 
@@ -145,9 +149,10 @@ def _cpu_bucket_proba(placed, X, log, divisor):
     return scores
 
 
-def _cpu_topk(placed, X, k, merge, log, divisor):
+def _cpu_topk(placed, X, k, log, divisor, merge, offset):
     scores = _cpu_bucket_proba(placed, X, log, divisor)
-    return decode_topk(scores, placed.table, k, merge=merge, prepared=placed.prepared)
+    options = {"merge": merge, "offset": offset, "prepared": placed.prepared}
+    return decode_topk(scores, placed.table, k, **options)
 
 
 _CPU = Backend(
@@ -156,6 +161,7 @@ _CPU = Backend(
     place=_cpu_place,
     bucket_proba=_cpu_bucket_proba,
     topk=_cpu_topk,
+    searches=lambda k, merge: False,
 )
 
 
@@ -234,12 +240,17 @@ def plan_training(free, shape, nnz, n_classes, n_repetitions, n_buckets, batch_s
 
 def _gpu_place(number, W, b, table, n_buckets, prepared, kept):
     on_host = _Placed(W, b, table, n_buckets, prepared)
-    model = kept.get(number)
-    if model is not None:
-        return model, on_host
+    with _PREDICTING:  # threads that come together make one copy
+        if number not in kept:
+            kept.clear()
+            kept[number] = _copy_to_gpu(number, W, b, table, n_buckets)
+        return kept[number], on_host
+
+
+def _copy_to_gpu(number, W, b, table, n_buckets):
     gpu = _gpu()
-    kept.clear()
-    needed = 4 * (W.shape[0] * (b.size + 31) + table.size) + _GPU_WORKSPACE // 2
+    numbers = W.shape[0] * (b.size + 31) + table.size + table.shape[0]
+    needed = 4 * numbers + _GPU_WORKSPACE // 2
     free = gpu.free_memory(number)
     if needed > free:
         raise MemoryError(
@@ -247,22 +258,28 @@ def _gpu_place(number, W, b, table, n_buckets, prepared, kept):
             f"memory to predict, but only {free} bytes ({format_bytes(free)}) are "
             "free. Set device_ = 'cpu' to predict on the CPU."
         )
-    model = kept[number] = gpu.Model(W, b, table, n_buckets, number)
-    return model, on_host
+    return gpu.Model(W, b, table, n_buckets, number)
+
+
+def _gpu_searches(k, merge):
+    """Medians and long lists are left to the CPU's search, from the same scores."""
+    return merge != "median" and k <= _GPU_TOPK
 
 
 def _gpu_bucket_proba(placed, X, log, divisor):
-    return placed[0].bucket_proba(X, log, divisor)
+    with _PREDICTING:  # decoding goes on in other threads
+        return placed[0].bucket_proba(X, log, divisor)
 
 
-def _gpu_topk(placed, X, k, merge, log, divisor):
-    """Medians and long lists are left to the CPU's search, from the same scores."""
+def _gpu_topk(placed, X, k, log, divisor, merge, offset):
     model, on_host = placed
-    if merge != "median" and k <= _GPU_TOPK:
-        return model.topk(X, k, merge, log, divisor)
-    scores = model.bucket_proba(X, log, divisor)
+    if _gpu_searches(k, merge):
+        with _PREDICTING:
+            return model.topk(X, k, merge, log, divisor, offset)
+    scores = _gpu_bucket_proba(placed, X, log, divisor)
     table, prepared = on_host.table, on_host.prepared
-    return decode_topk(scores, table, k, merge=merge, prepared=prepared)
+    options = {"merge": merge, "offset": offset, "prepared": prepared}
+    return decode_topk(scores, table, k, **options)
 
 
 def free_memory():

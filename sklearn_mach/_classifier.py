@@ -14,7 +14,7 @@ from numbers import Integral, Real
 
 import numpy as np
 import scipy.sparse as sp
-from joblib import effective_n_jobs
+from joblib import cpu_count, effective_n_jobs
 from scipy.special import expit, softmax
 from sklearn import get_config
 from sklearn.base import (
@@ -82,7 +82,9 @@ _SMOOTHING = 1e-3
 _CALIBRATION_ROWS = 10_000  # with fewer rows probabilities are not calibrated
 _CALIBRATION_SCORES = 20_000_000  # class scores that the calibration may look at
 _CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
+_UNCOUNTED = 1 << 26  # bytes that a fit may take besides the weights
 _PLAIN_VALUES = 100_000  # values of X that are checked in the short way
+_DECODERS = ("log_mean", "mean", "min", "median")
 _CHUNK_BYTES = 1 << 26  # bucket scores made at a time, for all threads together
 _LARGEST_VALUE = 1e150  # of X, or squares overflow; below its inverse they vanish
 _NO_LABELS = object()  # in place of y, which may be None or anything else by mistake
@@ -243,8 +245,9 @@ class MACHClassifier(
     order of the classes.  Otherwise c is 1 and t is ``max(1, log K / log B)``: bucket
     probabilities of 1/B then give the uniform 1/K.  That of "mean" is the unbiased
     estimate ``(mean - c) / (1 - c)``, where c is the chance that two classes share a
-    bucket, (K - B) / (B (K - 1)) for balanced tables and 1/B otherwise; negative values
-    become zero.  All are scaled to sum to one.
+    bucket: 1/B with "universal", and else the share of the pairs of classes that do so
+    in the table, (K - B) / (B (K - 1)) if all buckets have K / B classes.  Negative
+    values become zero.  All are scaled to sum to one.
 
     While the built-in learner trains on sparse rows with learning_rate="auto", alpha=0
     and rows of equal weight, weights that take more than 32 MB are integers of 16 bits
@@ -293,7 +296,7 @@ class MACHClassifier(
         ],
         "n_buckets": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"})],
         "hashing": [StrOptions({"balanced", "universal", "clustered"}), "array-like"],
-        "decoder": [StrOptions({"log_mean", "mean", "min", "median"})],
+        "decoder": [StrOptions(set(_DECODERS))],
         "device": [str],
         "learning_rate": [
             Interval(Real, 0, None, closed="neither"),
@@ -751,7 +754,7 @@ class MACHClassifier(
         """Sketches of the classes from a seed, for the clustered repetitions."""
         if weight is None:
             weight = np.ones(y.size, np.float32)
-        return partial(_hashing.sketch_classes, X, y, np.float32(weight), n_classes)
+        return partial(_hashing.sketch_classes, X, y, weight, n_classes)
 
     def _free_columns(self, n_features):
         """Columns R B of weights that take half of the free memory, or None."""
@@ -763,6 +766,15 @@ class MACHClassifier(
     def _check_memory(self, n_classes, n_features, n_repetitions, n_buckets):
         """Refuse weights that do not fit in memory before they are allocated."""
         free = free_memory()
+        is_clustered = isinstance(self.hashing, str) and self.hashing == "clustered"
+        if is_clustered and n_repetitions > 3 and n_buckets < n_classes:
+            needed = _hashing.sketch_bytes(n_classes)
+            if free is not None and needed > max(free, _UNCOUNTED):
+                raise MemoryError(
+                    f"hashing='clustered' compares {n_classes} classes in {needed} "
+                    f"bytes ({format_bytes(needed)}), but only {free} bytes "
+                    f"({format_bytes(free)}) are free. Use hashing='balanced'."
+                )
         if self.estimator is not None or free is None:
             return
         needed = theory.model_bytes(n_features, n_repetitions, n_buckets)
@@ -798,8 +810,12 @@ class MACHClassifier(
         ``task(name, r, ...)`` gives the task that begins with repetition r.
         """
         self.n_repetitions_, self.n_buckets_ = plan.n_repetitions, plan.n_buckets
+        if plan.table is not getattr(self, "bucket_table_", None):
+            self._chance = _hashing.collision_chance(
+                plan.table, plan.n_buckets, self.hashing
+            )
         self.bucket_table_ = plan.table
-        self._prepared = prepare(plan.table, plan.n_buckets)
+        self._set_offset(None)
         self.__dict__.setdefault("_placed", {}).clear()  # copies on a device
         if self.estimator is None:
             self._train_softmax(method, X, y, weight, plan, task)
@@ -988,17 +1004,9 @@ class MACHClassifier(
         scores : ndarray of shape (n_samples, k), float32
             Scores as in `decision_function`, if `return_scores`.
         """
-        check_is_fitted(self)
-        self._check_k(k)
+        self._check_prediction(k)
         X = self._validate(X)
-        merge, n_jobs = self._merge(), self._n_threads()
-        chunks = self._chunks(X.shape[0], n_jobs)
-        if len(chunks) == 1:
-            parts = [self._topk(X, k, merge)]
-        else:
-            parts = Parallel(n_jobs=n_jobs, prefer="threads")(
-                delayed(self._topk)(X[rows], k, merge) for rows in chunks
-            )
+        parts = self._map_chunks(lambda X, _: self._topk(X, k), X, self._n_threads(k))
         indices = np.concatenate([part[0] for part in parts])
         labels = self.classes_[indices]
         if not return_scores:
@@ -1057,8 +1065,7 @@ class MACHClassifier(
         >>> [labels.shape for labels in model.staged_predict_topk(X[:3] / 16, k=2)]
         [(3, 2), (3, 2), (3, 2), (3, 2)]
         """
-        check_is_fitted(self)
-        self._check_k(k)
+        self._check_prediction(k)
         return self._stages(self._validate(X), k, return_scores)
 
     def staged_score(self, X, y, sample_weight=None):
@@ -1101,7 +1108,7 @@ class MACHClassifier(
         MemoryError
             If the scores would not fit in the free memory; use `predict_topk`.
         """
-        scores = self._all_scores(X, itemsize=4)
+        scores = self._all_scores(X, np.float32)
         if self.classes_.size == 2:
             return scores[:, 1] - scores[:, 0]
         return scores
@@ -1123,23 +1130,7 @@ class MACHClassifier(
         MemoryError
             If the probabilities would not fit in the free memory; use `predict_topk`.
         """
-        scores = self._all_scores(X, itemsize=12).astype(np.float64)
-        n_classes, n_buckets = self.classes_.size, self.n_buckets_
-        if self.decoder == "log_mean":
-            scalars = getattr(self, "_scalars", None)
-            if scalars is None:
-                scalars = np.log(_digits(n_classes, n_buckets)), 0.0, 0.0
-            np.exp(log_proportions(scores, scalars), out=scores)
-        elif self.decoder == "mean":
-            if n_buckets < n_classes:
-                chance = 1 / n_buckets
-                if isinstance(self.hashing, str) and self.hashing != "universal":
-                    chance *= (n_classes - n_buckets) / (n_classes - 1)
-                scores -= chance
-                np.maximum(scores, 0, out=scores)
-                scores[~scores.any(axis=1)] = 1  # no class is above chance
-        scores /= scores.sum(axis=1, keepdims=True)
-        return scores
+        return self._all_scores(X, np.float64, self._to_proba)
 
     def predict_log_proba(self, X):
         """Logarithm of `predict_proba`.
@@ -1157,14 +1148,42 @@ class MACHClassifier(
         with np.errstate(divide="ignore"):
             return np.log(proba, out=proba)
 
-    def _check_k(self, k):
-        """Refuse a number of classes to predict that is not from 1 to K."""
+    def _check_prediction(self, k=1):
+        """Refuse what cannot predict k classes: no fit, or bad parameters set since.
+
+        Looking at two of them takes a microsecond, and scikit-learn's check of all
+        0.1 ms, longer than the prediction of a row.
+        """
+        check_is_fitted(self)
+        is_decoder = isinstance(self.decoder, str) and self.decoder in _DECODERS
+        if not is_decoder or not isinstance(self.n_jobs, Integral | None):
+            self._validate_params()
+        if self.n_jobs == 0:
+            raise ValueError(
+                "n_jobs=0 is no number of threads. Use None, a positive integer, or -1 "
+                "for all processors."
+            )
         n_classes = self.classes_.size
         if not isinstance(k, Integral) or not 1 <= k <= n_classes:
             raise ValueError(
                 f"k must be an integer from 1 to the number of classes, {n_classes}; "
                 f"got {k!r}."
             )
+
+    def _set_offset(self, offset):
+        """Store what is added to the "log_mean" of each class: float32 (K,), or None.
+
+        Whatever stores `_offset` does so here, since `_prepared` depends on it.
+        """
+        self._offset = offset
+        self._prepared = prepare(self.bucket_table_, self.n_buckets_, offset)
+
+    def _decoding(self):
+        """Keyword arguments of the functions that decode."""
+        offset = None
+        if self.decoder == "log_mean":
+            offset = getattr(self, "_offset", None)  # not in models of older versions
+        return {"merge": self._merge(), "offset": offset}
 
     def _merge(self):
         return "sum" if self.decoder in ("log_mean", "mean") else self.decoder
@@ -1182,9 +1201,23 @@ class MACHClassifier(
         """The device that predicts: that of `fit`, or the CPU if it does not answer."""
         return predicting_device(self.device_) if hasattr(self, "_weights") else "cpu"
 
-    def _n_threads(self):
-        """Threads that predict; a GPU is busy with one chunk."""
-        return effective_n_jobs(self.n_jobs) if self._device() == "cpu" else 1
+    def _n_threads(self, k=None):
+        """Threads that predict; a GPU that finds the k best is busy with one chunk."""
+        if k is not None and backend(self._device()).searches(k, self._merge()):
+            return 1
+        n_threads = effective_n_jobs(self.n_jobs)
+        # In the context of a cluster these are its processors, not this machine's.
+        return min(n_threads, cpu_count()) if n_threads > 1 else 1
+
+    def _map_chunks(self, function, X, n_jobs):
+        """Values of function(X[rows], rows) for chunks of rows, in threads."""
+        chunks = self._chunks(X.shape[0], n_jobs)
+        if len(chunks) == 1:
+            return [function(X, chunks[0])]
+        # In this process whatever joblib's context, or each chunk would take the model.
+        return Parallel(n_jobs=n_jobs, require="sharedmem")(
+            delayed(function)(X[rows], rows) for rows in chunks
+        )
 
     def _place(self):
         """The functions of the device that predicts, and the model as they take it."""
@@ -1192,29 +1225,25 @@ class MACHClassifier(
         model = self._weights, self._intercepts, self.bucket_table_, self.n_buckets_
         return functions, functions.place(*model, self._prepared, self._placed)
 
-    def _topk(self, X, k, merge):
+    def _topk(self, X, k):
         if hasattr(self, "_weights"):
             functions, model = self._place()
-            return functions.topk(model, X, k, merge, *self._scale())
-        scores = self._bucket_scores(X)
-        return decode_topk(
-            scores, self.bucket_table_, k, merge=merge, prepared=self._prepared
-        )
+            return functions.topk(model, X, k, *self._scale(), **self._decoding())
+        scores, options = self._bucket_scores(X), self._decoding()
+        table = self.bucket_table_
+        return decode_topk(scores, table, k, prepared=self._prepared, **options)
 
     def _stages(self, X, k, return_scores):
         """Labels, and scores if wanted, of stage after stage."""
-        n_jobs = self._n_threads()
 
-        def decode(rows):
-            scores = self._bucket_scores(X[rows])
+        def decode(X, _):
+            scores = self._bucket_scores(X)
             indices, values = decode_stages(
-                scores, self.bucket_table_, k, merge=self._merge()
+                scores, self.bucket_table_, k, **self._decoding()
             )
             return indices, values if return_scores else None
 
-        parts = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(decode)(rows) for rows in self._chunks(X.shape[0], n_jobs)
-        )
+        parts = self._map_chunks(decode, X, self._n_threads())
         for r in range(self.n_repetitions_):
             labels = self.classes_[np.concatenate([part[0][:, r] for part in parts])]
             if not return_scores:
@@ -1225,12 +1254,16 @@ class MACHClassifier(
                 scores *= np.float32(self.n_repetitions_ / (r + 1))
             yield labels, scores
 
-    def _all_scores(self, X, itemsize):
-        """Merged scores (n_samples, n_classes), refused if too large."""
-        check_is_fitted(self)
+    def _all_scores(self, X, dtype, finish=None):
+        """Merged scores (n_samples, n_classes), refused if too large.
+
+        finish : function that changes the scores of some rows in place
+        """
+        self._check_prediction()
         X = self._validate(X)
         shape = (X.shape[0], self.classes_.size)
-        needed, free = shape[0] * shape[1] * itemsize, free_memory()
+        needed = shape[0] * shape[1] * np.dtype(dtype).itemsize
+        free = free_memory()
         if free is not None and needed > free:
             raise MemoryError(
                 f"Scores of {shape[0]} rows and {shape[1]} classes take {needed} bytes "
@@ -1238,12 +1271,30 @@ class MACHClassifier(
                 f"({format_bytes(free)}) are free. Pass fewer rows at a time, or use "
                 "predict or predict_topk, which never hold the scores of all classes."
             )
-        out = np.empty(shape, np.float32)
-        for rows in self._chunks(shape[0], 1):
-            out[rows] = decode_scores(
-                self._bucket_scores(X[rows]), self.bucket_table_, merge=self._merge()
-            )
+        out = np.empty(shape, dtype)
+
+        def score(X, rows):
+            scores, options = self._bucket_scores(X), self._decoding()
+            decode_scores(scores, self.bucket_table_, out=out[rows], **options)
+            if finish is not None:
+                finish(out[rows])
+
+        self._map_chunks(score, X, self._n_threads())
         return out
+
+    def _to_proba(self, scores):
+        """Turn merged scores (n, K), float64, into probabilities, in place."""
+        if self.decoder == "log_mean":
+            scalars = getattr(self, "_scalars", None)
+            if scalars is None:
+                digits = _digits(self.classes_.size, self.n_buckets_)
+                scalars = np.log(digits), 0.0, 0.0
+            np.exp(log_proportions(scores, scalars), out=scores)
+        elif self.decoder == "mean" and self._chance > 0:
+            scores -= self._chance
+            np.maximum(scores, 0, out=scores)
+            scores[~scores.any(axis=1)] = 1  # no class is above chance
+        scores /= scores.sum(axis=1, keepdims=True)
 
     def _scale(self):
         """Whether bucket scores are logarithms, and what they are divided by.
@@ -1263,7 +1314,7 @@ class MACHClassifier(
         shape = (X.shape[0], self.n_repetitions_, self.n_buckets_)
         out = np.zeros(shape, np.float32)
         for r, estimator in enumerate(self.estimators_):
-            out[:, r, estimator.classes_] = _estimator_proba(estimator, X)
+            out[:, r, estimator.classes_] = _estimator_proba(estimator, X, r)
         out *= 1 - _SMOOTHING
         out += _SMOOTHING / self.n_buckets_
         if log:
@@ -1281,20 +1332,39 @@ class MACHClassifier(
         super().__setstate__(state)
         if hasattr(self, "bucket_table_"):
             self._placed = {}
-            self._prepared = prepare(self.bucket_table_, self.n_buckets_)
+            if not hasattr(self, "_chance"):  # a model of an older version
+                self._chance = _hashing.collision_chance(
+                    self.bucket_table_, self.n_buckets_, self.hashing
+                )
+            self._set_offset(getattr(self, "_offset", None))
 
     # Looking inside -----------------------------------------------------------------
 
     @property
     def coef_(self):
         """Weights of the built-in learner, (n_repetitions, n_buckets, n_features)."""
+        self._check_learner("coef_")
         shape = (-1, self.n_repetitions_, self.n_buckets_)
         return self._weights.reshape(shape).transpose(1, 2, 0)
 
     @property
     def intercept_(self):
         """Intercepts of the built-in learner, (n_repetitions, n_buckets)."""
+        self._check_learner("intercept_")
         return self._intercepts.reshape(self.n_repetitions_, self.n_buckets_)
+
+    def _check_learner(self, name):
+        """Refuse an attribute that only the built-in learner has, and before the fit.
+
+        By errors for which `hasattr` is False.
+        """
+        check_is_fitted(self, "bucket_table_")
+        if not hasattr(self, "_weights"):
+            raise AttributeError(
+                f"{name} is an attribute of the built-in learner. This model was "
+                f"fitted with a base estimator: see {name} of its estimators_, if they "
+                "have it."
+            )
 
     @property
     def model_bytes_(self):
@@ -1416,7 +1486,13 @@ def _encode_as(y, classes):
 
 def _check_table(table, n_classes, n_repetitions, n_buckets):
     """A user's table in its smallest dtype, with its R and B."""
-    table = np.asarray(table)
+    try:
+        table = np.asarray(table)
+    except ValueError as error:
+        raise ValueError(
+            "hashing as an array must have rows of equal length, one for each class "
+            f"with its bucket in each repetition ({error})."
+        ) from error
     if table.dtype.kind not in "iu":
         raise ValueError(
             f"hashing as an array must hold integers, got dtype {table.dtype}."
@@ -1445,7 +1521,8 @@ def _check_table(table, n_classes, n_repetitions, n_buckets):
             f"hashing gives classes {twins[0]} and {twins[1]} (row numbers) the same "
             "buckets in all repetitions, so that they cannot be told apart."
         )
-    table = np.ascontiguousarray(table, np.min_scalar_type(n_buckets - 1))
+    # A copy, which does not change when the caller's array does.
+    table = np.array(table, np.min_scalar_type(n_buckets - 1), order="C")
     return table, table.shape[1], n_buckets
 
 
@@ -1462,12 +1539,38 @@ def _fit_estimator(estimator, method, X, y, buckets, params, task):
         return estimator.fit(X, labels, **params)
 
 
-def _estimator_proba(estimator, X):
-    """Probabilities of the buckets the estimator has seen, (n, len(classes_))."""
+def _estimator_proba(estimator, X, r):
+    """Probabilities of the buckets the estimator has seen, (n, len(classes_)).
+
+    It is that of repetition r.
+    """
     if hasattr(estimator, "predict_proba"):
-        return estimator.predict_proba(X)
-    scores = estimator.decision_function(X)
-    if scores.ndim == 1:
-        positive = expit(scores)
-        return np.column_stack([1 - positive, positive])
-    return softmax(scores, axis=1)
+        method, proba = "predict_proba", estimator.predict_proba(X)
+        shape = np.shape(proba)
+    else:
+        method, proba = "decision_function", estimator.decision_function(X)
+        shape = np.shape(proba)
+        if len(shape) == 1:
+            positive = expit(proba)
+            proba = np.column_stack([1 - positive, positive])
+        elif len(shape) == 2:
+            with np.errstate(invalid="ignore"):  # of infinity, refused below
+                proba = softmax(proba, axis=1)
+    n_buckets = len(estimator.classes_)
+    is_by_pair = getattr(estimator, "decision_function_shape", None) == "ovo"
+    if np.shape(proba) != (X.shape[0], n_buckets) or (
+        method == "decision_function" and is_by_pair and n_buckets > 2
+    ):
+        raise ValueError(
+            f"{method} of repetition {r}, {estimator!r}, has the shape {shape} for "
+            f"{X.shape[0]} rows and {n_buckets} buckets. One score for each bucket is "
+            "needed (for SVC, decision_function_shape='ovr')."
+        )
+    n_missing = np.count_nonzero(np.isnan(proba).any(axis=1))
+    if n_missing:
+        raise ValueError(
+            f"{method} of repetition {r}, {estimator!r}, gives NaN for {n_missing} of "
+            f"{X.shape[0]} rows. Scale X (StandardScaler or Normalizer), look for "
+            "buckets with too few rows, or use another estimator."
+        )
+    return proba

@@ -20,7 +20,7 @@ from numba import config, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ._compat import njit
+from ._compat import njit, read_only
 
 _ROWS = 32  # rows of a float32 block: two vectors of 512 bits
 _TILE = 1024  # classes merged before their scores are used: 128 KB of scores
@@ -30,6 +30,7 @@ _FIRST = 4  # times k: classes scored in float32 before the 8-bit sums begin
 _FEW = 12  # rows that are faster one by one than as a block of _LANES, with look-ups
 _FEWEST = 2  # and without
 _TOP = 250.0  # 8-bit deficit of the k-th best class when a scale is chosen
+_LONG_BYTES = 1 << 26  # of the classes gathered for long lists, at least for one row
 _FAR = np.float32(3e38)  # deficit of a score of -inf
 _MERGES = {"sum": 0, "min": 1, "median": 2}
 _SUM, _MIN, _MEDIAN = _MERGES.values()
@@ -39,7 +40,8 @@ class Prepared(NamedTuple):
     """What `decode_topk` can know before it sees scores: plain arrays."""
 
     bounds: np.ndarray  # (3,), highest offset, step of the levels, largest magnitude
-    levels: np.ndarray  # (K,), uint8: offset[k] <= bounds[0] - bounds[1] * levels[k]
+    levels: np.ndarray  # (K,), uint8: offset[k] <= bounds[0] - bounds[1] * levels[k];
+    # empty for no offset, when the bounds are 0
     codes: np.ndarray  # (n_tiles, R + 1, _LANES), uint8: table and levels by class
 
 
@@ -58,7 +60,7 @@ def prepare(table, n_buckets, offset=None):
     buckets fit a vector that the processor can look up in; elsewhere they are empty.
     """
     K, R = table.shape
-    bounds, levels = _offset_levels(_offset_array(offset))
+    bounds, levels = _offset_levels(_offset_array(offset, "sum"))
     codes = np.empty((0, R + 1, _LANES), dtype=np.uint8)
     if n_buckets <= _LANES and _has_lookup():
         every = np.zeros((-(-K // _LANES) * _LANES, R + 1), dtype=np.uint8)
@@ -84,7 +86,8 @@ def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
     offset : ndarray of shape (K,), float32, default=None
         Added to the score of each class, with ``merge="sum"`` only.
     prepared : Prepared, default=None
-        ``prepare(table, B, offset)``, which makes small calls faster.
+        ``prepare(table, B, offset)``, which makes small calls faster.  It also serves
+        calls without the offset.
 
     Returns
     -------
@@ -97,18 +100,15 @@ def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
     K = table.shape[0]
     indices = np.empty((n, k), dtype=np.int64)
     values = np.empty((n, k), dtype=np.float32)
-    if k > 2000 or (k > 64 and k > K // 16):  # sorting beats a running list
-        for row in range(0, n, _LANES):
-            block = slice(row, row + _LANES)
-            every = decode_scores(scores[block], table, merge=merge, offset=offset)
-            best = np.argsort(-every, axis=1, kind="stable")[:, :k]
-            indices[block] = best
-            values[block] = np.take_along_axis(every, best, axis=1)
+    (table,), offset = read_only(table), _offset_array(offset, merge)
+    if is_long(k, K):
+        _decode_long(scores, table, merge, offset, indices, values)
         return indices, values
-    offset = _offset_array(offset)
-    if prepared is None:
+    if prepared is None or prepared.levels.size < offset.size:
         none = np.empty((0, R + 1, _LANES), dtype=np.uint8)
         prepared = Prepared(*_offset_levels(offset), none)
+    elif prepared.levels.size > offset.size:  # the levels in the codes count nothing
+        prepared = Prepared(*_offset_levels(offset), prepared.codes)
     few = _FEW if prepared.codes.size else _FEWEST
     work = None
     for row in range(0, n, _LANES):
@@ -130,16 +130,71 @@ def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
     return indices, values
 
 
-def decode_scores(scores, table, *, merge="sum", offset=None):
+def is_long(k, n_classes):
+    """Whether selecting among many classes at a time beats a running list of k."""
+    return k > 1000 or (k > 64 and k > n_classes // 16)
+
+
+def _decode_long(scores, table, merge, offset, indices, values):
+    """Write the best classes of each row to indices and values (n, k).
+
+    A row gathers the classes that beat the k-th best of those before, and whenever it
+    has gathered some k or more beyond k, only the k best stay.
+    """
+    (n, R, B), (_, k), K = scores.shape, indices.shape, table.shape[0]
+    room = min(2 * k + _TILE, K)
+    n_rows = min(max(_LONG_BYTES // (8 * room), 1), _ROWS, max(n, 1))
+    found = np.empty((n_rows, room), dtype=np.int32)
+    found_scores = np.empty((n_rows, room), dtype=np.float32)
+    lanes, work, tile = _tile_work(R, B)
+    for row in range(0, n, n_rows):
+        block = scores[row : row + n_rows]
+        lanes[:, :, : len(block)] = block.transpose(1, 2, 0)
+        counts = np.zeros(len(block), dtype=np.int64)
+        worst = np.full(len(block), np.nan, dtype=np.float32)  # worse than every score
+        for first in range(0, K, _TILE):
+            last = min(first + _TILE, K)
+            for i in np.flatnonzero(counts + (last - first) > room):
+                counts[i], worst[i] = _keep_best(
+                    found[i], found_scores[i], counts[i], k
+                )
+            _merge_tile(lanes, table, merge, offset, first, last, work, tile)
+            _gather(tile, first, last, worst, counts, found, found_scores)
+        for i, count in enumerate(counts):
+            if count > k:
+                _keep_best(found[i], found_scores[i], count, k)
+            order = np.argsort(-found_scores[i, :k], kind="stable")
+            indices[row + i] = found[i, order]
+            values[row + i] = found_scores[i, order]
+
+
+def _keep_best(found, scores, count, k):
+    """Move the k best of the first `count` classes to the front, in ascending order.
+
+    Returns their number and the score of the worst.
+    """
+    t = scores[:count]
+    worst = np.partition(t, count - k)[count - k]
+    is_kept = t > worst
+    ties = np.flatnonzero(t == worst)
+    is_kept[ties[: k - np.count_nonzero(is_kept)]] = True
+    found[:k], scores[:k] = found[:count][is_kept], t[is_kept]
+    return k, worst
+
+
+def decode_scores(scores, table, *, merge="sum", offset=None, out=None):
     """Score every class: float32 array of shape (n, K), parameters of `decode_topk`.
 
-    The sum starts from the offset (or 0) and adds repetition 0, 1, ..., R-1 in this
+    They are written to `out`, if given, which may be float64.
+    The sum starts from 0 and adds repetition 0, 1, ..., R-1 and then the offset in this
     order in float32, so that a row has the same scores in every batch.
     """
     n, R, B = scores.shape
     K = table.shape[0]
-    out = np.empty((n, K), dtype=np.float32)
-    offset, (lanes, work, tile) = _offset_array(offset), _tile_work(R, B)
+    if out is None:
+        out = np.empty((n, K), dtype=np.float32)
+    (table,), offset = read_only(table), _offset_array(offset, merge)
+    lanes, work, tile = _tile_work(R, B)
     for row in range(0, n, _ROWS):
         block = out[row : row + _ROWS]
         n_rows = len(block)
@@ -160,7 +215,8 @@ def rank_of(scores, table, y, *, merge="sum", offset=None):
     K = table.shape[0]
     ranks = np.zeros(n, dtype=np.int64)
     y = np.ascontiguousarray(y, dtype=np.int64)
-    offset, (lanes, work, tile) = _offset_array(offset), _tile_work(R, B)
+    (table,), offset = read_only(table), _offset_array(offset, merge)
+    lanes, work, tile = _tile_work(R, B)
     own = np.empty(_ROWS, dtype=np.float32)
     for row in range(0, n, _ROWS):
         rows = slice(row, row + _ROWS)
@@ -175,9 +231,11 @@ def rank_of(scores, table, y, *, merge="sum", offset=None):
     return ranks
 
 
-def _offset_array(offset):
-    """Offset as an array, empty for none: one type for the kernels."""
-    return np.empty(0, dtype=np.float32) if offset is None else offset
+def _offset_array(offset, merge):
+    """Offset as an array, empty for none or no sum: one type for the kernels."""
+    if offset is None or merge != "sum":
+        offset = np.empty(0, dtype=np.float32)
+    return read_only(offset)[0]
 
 
 def _offset_levels(offset):
@@ -191,7 +249,7 @@ def _offset_levels(offset):
         return np.array([highest, 0.0, 0.0]), np.zeros(offset.size, dtype=np.uint8)
     highest, lowest = finite.max(), finite.min()
     step = (highest - lowest) / (_LEVELS - 1)
-    levels = (highest - offset) * ((1 - 1e-9) / max(step, 1e-300))
+    levels = (highest - offset.astype(np.float64)) * ((1 - 1e-9) / max(step, 1e-300))
     bounds = np.array([highest, step, max(abs(highest), abs(lowest))])
     return bounds, np.minimum(levels, _LEVELS - 1).astype(np.uint8)
 
@@ -474,10 +532,12 @@ def _sum_tile(lanes, table, offset, first, last, tile):
     """Sums of classes first..last-1 of all rows into tile (_TILE, _ROWS)."""
     for k in range(first, last):
         total = tile[k - first]
-        start = offset[k] if offset.shape[0] else np.float32(0)
         for i in range(_ROWS):
-            total[i] = start
+            total[i] = 0
         _sum_class(lanes, table, k, total)
+        if offset.shape[0]:
+            for i in range(_ROWS):
+                total[i] += offset[k]
 
 
 @njit(fastmath=False)
@@ -508,6 +568,21 @@ def _merge_tile(lanes, table, merge, offset, first, last, work, tile):
         _min_tile(lanes, table, first, last, tile)
     else:
         _median_tile(lanes, table, first, last, work, tile)
+
+
+@njit(fastmath=False)
+def _gather(tile, first, last, worst, counts, found, scores):
+    """Append the classes first..last-1 that beat `worst` (n,) to those found (n, room).
+
+    counts (n,): how many there are; worst is NaN where every class is to be taken.
+    """
+    for k in range(first, last):
+        total = tile[k - first]
+        for i in range(counts.shape[0]):
+            if not total[i] <= worst[i]:
+                found[i, counts[i]] = k
+                scores[i, counts[i]] = total[i]
+                counts[i] += 1
 
 
 @njit(fastmath=False)
@@ -554,11 +629,11 @@ def _insert(k, score, indices, values):
 
 @njit(inner=True, fastmath=False)
 def _class_sum(row, table, k, offset):
-    """Sum of class k for one row (R, B), in the order of `_sum_class`."""
-    total = offset[k] if offset.shape[0] else np.float32(0)
+    """Sum of class k for one row (R, B), in the order of `_sum_tile`."""
+    total = np.float32(0)
     for r in range(table.shape[1]):
         total += row[r, table[k, r]]
-    return total
+    return total + offset[k] if offset.shape[0] else total
 
 
 @njit(inner=True, fastmath=False)

@@ -29,6 +29,7 @@ import scipy.sparse as sp
 
 from ._compat import njit
 from ._progress import SilentTask, report_epoch
+from ._softmax import OVERFLOW
 
 _ENTRIES = 1 << 22  # non-zeros of a chunk, or numbers of a dense one / 16
 _THREADS = 256  # of a block of the learner
@@ -189,10 +190,12 @@ extern __shared__ float tile[];
 // The k best classes of 32 rows (block x) among a stretch of classes (block y).  Lane l
 // of every warp is row l, so that a warp reads a class's codes once and 32 neighbouring
 // scores (n_tiles, R B, 32) a repetition.  Warp w takes every n_warps-th class and
-// keeps its own list: values and classes (n_lists, k, n_tiles * 32).
+// keeps its own list: values and classes (n_lists, k, n_tiles * 32).  Sums end with
+// the offset of the class, if there is one.
 extern "C" __global__ void search(
-    const float* scores, const int* table, int n_classes, int n_repetitions,
-    int n_buckets, int k, int merge_min, int in_shared, float* values, int* classes)
+    const float* scores, const int* table, const float* offset, int n_classes,
+    int n_repetitions, int n_buckets, int k, int merge_min, int has_offset,
+    int in_shared, float* values, int* classes)
 {
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int n_warps = blockDim.x / 32, width = n_repetitions * n_buckets;
@@ -219,6 +222,7 @@ extern "C" __global__ void search(
             const float s = lanes[(r * n_buckets + codes[r]) * 32 + lane];
             total = merge_min ? fminf(total, s) : total + s;
         }
+        if (has_offset) total += offset[c];
         if (count < k || total > worst) {
             int j = count < k ? count++ : k - 1;
             for (; j > 0 && best[(j - 1) * n_rows] < total; --j) {
@@ -721,6 +725,7 @@ class Model:
     def __init__(self, W, b, table, n_buckets, device):
         self.device = device
         self.R, self.B = table.shape[1], n_buckets
+        self.offset = None, None  # on the host, and its copy
         with cupy.cuda.Device(device):
             self.W = cupy.zeros((W.shape[0], padded(b.size)), np.float32)
             _to_device(W, np.float32, out=self.W[:, : b.size])
@@ -733,16 +738,23 @@ class Model:
         with cupy.cuda.Device(self.device):
             return self._bucket_proba(X, log, divisor).get()
 
-    def topk(self, X, k, merge, log, divisor=1):
+    def topk(self, X, k, merge, log, divisor=1, offset=None):
         """The best classes of each row, int64 (n, k), and their scores, float32.
 
         merge : "sum" or "min"
+        offset : what the sum of each class ends with, float32 (K,), or None
         """
         with cupy.cuda.Device(self.device):
             scores = self._bucket_proba(X, log, divisor)
-            values, classes = best_classes(scores, self.table, k, merge)
+            on_device = None
+            if offset is not None:
+                if self.offset[0] is not offset:
+                    self.offset = offset, _to_device(offset, np.float32)
+                on_device = self.offset[1]
+            values, classes = best_classes(scores, self.table, k, merge, on_device)
             return classes.get(), values.get()
 
+    @np.errstate(over="ignore")  # values that become infinite are refused below
     def _bucket_proba(self, X, log, divisor):
         n, pitch, sparse = X.shape[0], self.W.shape[1], sp.issparse(X)
         Z = cupy.empty((n, pitch), np.float32)
@@ -767,17 +779,19 @@ class Model:
         shape, mode = (self.R, self.B), _LOG_PROBA if log else _PROBA
         _score_rows(n, rows, self.W, self.b, 1, shape, mode, Z)
         Z = cupy.ascontiguousarray(Z[:, : self.R * self.B])
+        if np.isnan(float(Z.sum())):
+            raise ValueError(OVERFLOW)
         if divisor != 1:
             Z /= np.float32(divisor)
         return Z.reshape(n, self.R, self.B)
 
 
-def best_classes(scores, table, k, merge):
+def best_classes(scores, table, k, merge, offset=None):
     """The k best classes of each row: values (n, k), float32, and classes, int64.
 
-    scores (n, R, B), float32, and table (K, R), int32, are on the current device.  The
-    sum starts from 0 and adds repetition 0, 1, ..., R - 1 in float32, and ties go to
-    the smaller class: as on the CPU.
+    scores (n, R, B), float32, table (K, R), int32, and offset (K,), float32 or None,
+    are on the current device.  The sum starts from 0 and adds repetition 0, 1, ...,
+    R - 1 and the offset in float32, and ties go to the smaller class: as on the CPU.
     """
     n, R, B = scores.shape
     kernels, n_classes = _kernels(cupy.cuda.Device().id), table.shape[0]
@@ -795,13 +809,16 @@ def best_classes(scores, table, k, merge):
     n_lists = n_splits * (_TOPK_THREADS // 32)
     list_values = cupy.empty((n_lists, k, n_tiles * 32), np.float32)
     list_classes = cupy.empty((n_lists, k, n_tiles * 32), np.int32)
+    has_offset = offset is not None and merge == "sum"
+    sizes = n_classes, R, B, k, merge == "min", has_offset, in_shared
     kernels.search(
         (n_tiles, n_splits),
         (_TOPK_THREADS,),
         (
             lanes,
             table,
-            *(np.int32(v) for v in (n_classes, R, B, k, merge == "min", in_shared)),
+            offset if has_offset else lanes,  # what is not read is any array
+            *(np.int32(v) for v in sizes),
             list_values,
             list_classes,
         ),

@@ -7,6 +7,8 @@ added to a table.  A family of hash functions is a function that
 draws one column; see Carter and Wegman (1979) for the universal one.
 """
 
+from itertools import chain
+
 import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import gen_batches
@@ -17,7 +19,8 @@ from ._compat import njit, read_only
 
 _PRIME = (1 << 61) - 1  # a Mersenne prime, so that remainders need no division
 _N_REDRAWS = 100
-_SKETCH_SIZE = 128  # dimensions
+_SKETCH_BYTES = 192  # of a class while it is clustered, beside two copies of its sketch
+_WORTH_THREADS = 50_000  # classes: below, clustering in threads takes longer
 _N_SPLIT_STEPS = 6  # of 2-means, at most
 
 
@@ -59,7 +62,7 @@ def draw_table(
         For "clustered": from a seed to an array (K, m) whose rows are near each other
         where classes are similar, such as `sketch_classes`.
     n_jobs : int, default=None
-        Threads for the repetitions of similar classes; they change no bucket.
+        Threads that cluster similar classes; they change no bucket.
 
     Returns
     -------
@@ -95,14 +98,10 @@ def draw_table(
             "hashing='balanced'."
         )
 
-    def cluster(r):
-        rng = np.random.default_rng(seeds[r])
-        table[:, r] = _clustered(sketch(seeds[r]), n_buckets, rng)
-
     with threadpool_limits(1, "blas"):  # whose sums depend on its threads
-        Parallel(n_jobs=n_jobs, require="sharedmem")(
-            delayed(cluster)(r) for r in clustered
-        )
+        for r in clustered:  # one after the other: sketches are larger than the table
+            rng = np.random.default_rng(seeds[r])
+            table[:, r] = _clustered(sketch(seeds[r]), n_buckets, rng, n_jobs)
     return table
 
 
@@ -116,6 +115,24 @@ def find_twins(table, n_buckets):
     order = np.argsort(group, kind="stable")
     first = np.flatnonzero(np.diff(group[order]) == 0)[0]
     return int(order[first]), int(order[first + 1])
+
+
+def collision_chance(table, n_buckets, hashing):
+    """Chance that another class has the bucket of a class in a repetition.
+
+    hashing : name or array that `table` (K, R) is of
+    """
+    n_classes, n_repetitions = table.shape
+    if isinstance(hashing, str) and hashing == "universal" and n_buckets < n_classes:
+        # The buckets of two classes are equal in one of B functions. What happened in
+        # this table is not put in its place: the estimate is unbiased over the draws
+        # of the functions with 1/B, as in the paper.
+        return 1 / n_buckets
+    n_pairs = 0
+    for column in table.T:
+        sizes = np.bincount(column)
+        n_pairs += int(sizes @ (sizes - 1))
+    return n_pairs / (n_repetitions * n_classes * max(n_classes - 1, 1))
 
 
 def _split(group, column, n_buckets):
@@ -135,28 +152,45 @@ def _balanced(n_buckets, group, n_groups, rng):
     return column
 
 
+def _sketch_size(n_classes):
+    """Dimensions of the sketches: 128, and fewer where these would take gigabytes."""
+    return 128 if n_classes <= 1_000_000 else 64 if n_classes <= 4_000_000 else 32
+
+
+def sketch_bytes(n_classes):
+    """Bytes of memory that clustering the classes of a repetition takes at most."""
+    return n_classes * (2 * 4 * _sketch_size(n_classes) + _SKETCH_BYTES)
+
+
 def sketch_classes(X, y, weight, n_classes, seed):
-    """Directions of the mean rows of the classes, in a random space of 128 dimensions.
+    """Directions of the mean rows of the classes, in a random space of m dimensions.
 
     Every feature is added to, or taken from, one dimension (a count sketch), which
     keeps the angles between sparse rows.  X: CSR or array (n, d); y (n,): classes;
-    weight (n,).  Returns float32 (K, 128) with rows of unit length or zero.
+    weight (n,).  Returns float32 (K, m) with rows of unit length or zero; m is 128 for
+    up to a million classes.
     """
+    size = _sketch_size(n_classes)
     rng = np.random.default_rng([seed, 1])
-    place = rng.integers(0, _SKETCH_SIZE, X.shape[1], dtype=np.int32)
+    place = rng.integers(0, size, X.shape[1], dtype=np.int32)
     sign = rng.choice(np.array([-1, 1], np.float32), X.shape[1])
-    sketch = np.zeros((n_classes, _SKETCH_SIZE), np.float32)
+    # The largest weight from 1 to 2: a power of two changes nothing, nor overflows.
+    exponent = np.frexp(np.max(weight, initial=0))[1]
+    weight = np.ldexp(weight, 1 - exponent).astype(np.float32)
+    sketch = np.zeros((n_classes, size), np.float32)
     if sp.issparse(X):
         arrays = read_only(X.data, X.indices, X.indptr)
         _add_sketches(*arrays, y, weight, place, sign, sketch)
     else:
-        projection = np.zeros((X.shape[1], _SKETCH_SIZE), np.float32)
+        projection = np.zeros((X.shape[1], size), np.float32)
         projection[np.arange(X.shape[1]), place] = sign
         for rows in gen_batches(X.shape[0], 4096):
             np.add.at(sketch, y[rows], (X[rows] @ projection) * weight[rows, None])
-    np.nan_to_num(sketch, copy=False)  # rows of a base that accepts missing values
-    length = np.sqrt(np.einsum("kj,kj->k", sketch, sketch))
-    sketch /= np.maximum(length, np.finfo(np.float32).tiny)[:, None]
+    for classes in gen_batches(n_classes, 65536):  # whose masks take little memory
+        rows = sketch[classes]
+        np.nan_to_num(rows, copy=False)  # rows of a base that accepts missing values
+        length = np.sqrt(np.einsum("kj,kj->k", rows, rows))
+        rows /= np.maximum(length, np.finfo(np.float32).tiny)[:, None]
     return sketch
 
 
@@ -170,7 +204,7 @@ def _add_sketches(data, indices, indptr, y, weight, place, sign, sketch):
             row[place[j]] += weight[i] * sign[j] * np.float32(data[p])
 
 
-def _clustered(sketch, n_buckets, rng):
+def _clustered(sketch, n_buckets, rng, n_jobs=None):
     """Buckets (K,) of similar classes, with sizes that differ by at most one.
 
     Balanced spherical 2-means from the top down, as Parabel's label trees (Prabhu et
@@ -180,33 +214,59 @@ def _clustered(sketch, n_buckets, rng):
     sizes = np.full(n_buckets, n_classes // n_buckets)
     sizes[: n_classes % n_buckets] += 1
     column = np.empty(n_classes, np.int64)
-    todo = [(np.arange(n_classes), 0, n_buckets)]
+    if n_classes < _WORTH_THREADS:
+        n_jobs = 1
+    # All draws before the threads: two classes of each range of buckets to be split.
+    draws, todo = {}, [(0, n_buckets)]
     while todo:
-        members, low, high = todo.pop()
-        if high - low == 1:
-            column[members] = low
-            continue
+        low, high = todo.pop()
+        if high - low > 1:
+            n_members = sizes[low:high].sum()
+            draws[low, high] = rng.choice(n_members, 2, replace=False)
+            middle = (low + high) // 2
+            todo += [(low, middle), (middle, high)]
+
+    def split(members, low, high):
         middle = (low + high) // 2
-        n_left = sizes[low:middle].sum()
-        rows = sketch[members]
-        first, second = rng.choice(members.size, 2, replace=False)
-        direction = rows[first] - rows[second]
-        total = rows.sum(axis=0)
-        for _ in range(_N_SPLIT_STEPS):
-            order = np.argpartition(-(rows @ direction), n_left - 1)
-            in_left = np.zeros(members.size, np.float32)
-            in_left[order[:n_left]] = 1
-            left = in_left @ rows
-            left, right = (
-                half / max(np.linalg.norm(half), np.finfo(np.float32).tiny)
-                for half in (left, total - left)
-            )
-            if np.array_equal(direction, left - right):
-                break
-            direction = left - right
-        todo.append((members[order[:n_left]], low, middle))
-        todo.append((members[order[n_left:]], middle, high))
+        order = _halves(sketch, members, draws[low, high], sizes[low:middle].sum())
+        return zip(order, [(low, middle), (middle, high)], strict=True)
+
+    parts = [(np.arange(n_classes), (0, n_buckets))]
+    while parts:
+        halves = Parallel(n_jobs=n_jobs, require="sharedmem")(
+            delayed(split)(members, *buckets) for members, buckets in parts
+        )
+        parts = []
+        for members, (low, high) in chain.from_iterable(halves):
+            if high - low > 1:
+                parts.append((members, (low, high)))
+            else:
+                column[members] = low
     return column
+
+
+def _halves(sketch, members, drawn, n_left):
+    """Two arrays of the members (m,) of a part, n_left and the others, by 2-means.
+
+    It starts from two members whose places are drawn.
+    """
+    rows = sketch if members.size == sketch.shape[0] else sketch[members]
+    first, second = drawn
+    direction = rows[first] - rows[second]
+    total = rows.sum(axis=0)
+    for _ in range(_N_SPLIT_STEPS):
+        order = np.argpartition(-(rows @ direction), n_left - 1)
+        in_left = np.zeros(members.size, np.float32)
+        in_left[order[:n_left]] = 1
+        left = in_left @ rows
+        left, right = (
+            half / max(np.linalg.norm(half), np.finfo(np.float32).tiny)
+            for half in (left, total - left)
+        )
+        if np.array_equal(direction, left - right):
+            break
+        direction = left - right
+    return members[order[:n_left]], members[order[n_left:]]
 
 
 def _universal(n_buckets, group, n_groups, r, rng):

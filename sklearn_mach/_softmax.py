@@ -863,6 +863,12 @@ def _log_normalise(Z, n_buckets):
                 z[b] -= shift
 
 
+OVERFLOW = (
+    "The products of X and the weights are too large for float32. Bring the rows to "
+    "the scale of those that the model was fitted on."
+)
+
+
 def bucket_proba(X, W, b, n_buckets, log):
     """(Log) probabilities of the buckets, float32 of shape (n_samples, R, B)."""
     Z = np.empty((X.shape[0], b.size), np.float32)
@@ -870,6 +876,10 @@ def bucket_proba(X, W, b, n_buckets, log):
         _logits_csr(*read_only(X.data, X.indices, X.indptr, W, b), Z)
     else:
         _logits_dense(*read_only(X, W, b), Z)
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_finite = np.isfinite(Z.sum()) or np.isfinite(Z).all()
+    if not is_finite:
+        raise ValueError(OVERFLOW)
     if log:
         _log_normalise(Z, n_buckets)
     else:

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from numbers import Integral
 
 import numpy as np
-from joblib import effective_n_jobs
 from sklearn import get_config
 from sklearn.pipeline import Pipeline
 from sklearn.utils import column_or_1d, gen_batches, indexable
@@ -244,13 +243,14 @@ def class_ranks(estimator, X, y):
     estimator, X, y = _unwrap(estimator, X, y)
     codes, n_classes = _codes(y, estimator.classes_), len(estimator.classes_)
     if isinstance(estimator, MACHClassifier):
-        X, n_jobs = estimator._validate(X), effective_n_jobs(estimator.n_jobs)
+        estimator._check_prediction()
+        X, n_jobs = estimator._validate(X), estimator._n_threads()
         chunks = estimator._chunks(y.size, n_jobs)
-        n_jobs = estimator.n_jobs if len(chunks) > 1 else 1
+        n_jobs = n_jobs if len(chunks) > 1 else 1
 
         def count(X, codes):
             scores, table = estimator._bucket_scores(X), estimator.bucket_table_
-            return rank_of(scores, table, codes, merge=estimator._merge())
+            return rank_of(scores, table, codes, **estimator._decoding())
 
     else:
         chunks, n_jobs = _chunks(y.size, n_classes), 1
@@ -428,7 +428,7 @@ def _map_rows(function, X, y, chunks, n_jobs=1):
     """Concatenate function(X[rows], y[rows]) over the chunks."""
     X = X.iloc if hasattr(X, "iloc") else X  # by position, whatever the index
     return np.concatenate(
-        Parallel(n_jobs=n_jobs, prefer="threads")(
+        Parallel(n_jobs=n_jobs, require="sharedmem")(
             delayed(function)(X[rows], y[rows]) for rows in chunks
         )
     )

@@ -127,8 +127,9 @@ def sgd_fit(
 def class_scores(scores, table, merge="sum", offset=None):
     """Score of every class, (n, K): one row and one repetition at a time.
 
-    The sum is in float32, starts from the offset and goes through the repetitions in
-    order. The median of an even number is the mean of the two middle scores.
+    The sum is in float32, goes through the repetitions in order and ends with the
+    offset, which other merges do not have. The median of an even number is the mean of
+    the two middle scores.
     """
     n, R, _ = scores.shape
     K = table.shape[0]
@@ -137,10 +138,10 @@ def class_scores(scores, table, merge="sum", offset=None):
         terms = np.stack([scores[i, r, table[:, r]] for r in range(R)])  # (R, K)
         if merge == "sum":
             total = np.zeros(K, dtype=np.float32)
-            if offset is not None:
-                total += offset
             for r in range(R):
                 total += terms[r]
+            if offset is not None:
+                total += offset
             out[i] = total
         elif merge == "min":
             out[i] = terms.min(axis=0)
@@ -149,6 +150,17 @@ def class_scores(scores, table, merge="sum", offset=None):
             middle = terms[(R - 1) // 2] + terms[R // 2]
             out[i] = middle * np.float32(0.5)
     return out
+
+
+def stage_scores(scores, table, merge="sum", offset=None):
+    """Scores of every class by the first r repetitions, for r = 1..R, each (n, K).
+
+    The offset counts r/R, as the bucket scores are divided by R and not by r.
+    """
+    R = table.shape[1]
+    for r in range(1, R + 1):
+        part = None if offset is None else np.float32(r / R) * offset
+        yield class_scores(scores[:, :r], table[:, :r], merge, part)
 
 
 def topk(class_scores, k):

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import get_ident
+from threading import Barrier, get_ident
 from types import SimpleNamespace
 
 import joblib
@@ -35,10 +35,11 @@ from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import LinearSVC
+from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from sklearn_mach import MACHClassifier, _hashing, theory
+from sklearn_mach.metrics import class_ranks
 
 DECODERS = ["log_mean", "mean", "min", "median"]
 SMOOTHING = 1e-3  # of the probabilities of base classifiers, as documented
@@ -450,6 +451,27 @@ def test_a_table_of_the_user_is_used(blobs, base, dtype):
     assert model.score(X, y) > 0.9
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64])
+def test_a_table_of_the_user_is_copied(blobs, dtype):
+    X, y = blobs(60)
+    given = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]], dtype)
+    model = MACHClassifier(hashing=given, random_state=0).fit(X, y)
+    expected = model.predict(X)
+    given[:] = given[::-1].copy()
+    assert_array_equal(model.predict(X), expected)
+    assert_array_equal(model.bucket_table_, given[::-1])
+
+
+@pytest.mark.parametrize("exponent", [-100, 130])
+def test_weights_times_a_power_of_two_change_no_bucket(blobs, exponent):
+    X, y = blobs(60)
+    weight = np.random.default_rng(0).uniform(0.1, 5, 60)
+    model = MACHClassifier(n_repetitions=8, n_buckets=3, max_iter=1, random_state=0)
+    expected = model.fit(X, y, weight).bucket_table_
+    found = model.fit(X, y, weight * 2.0**exponent).bucket_table_
+    assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("base", [None, LogisticRegression(), LinearSVC()])
 def test_empty_buckets_and_repetitions_of_one_bucket_work(blobs, base):
     X, y = blobs(60)
@@ -502,6 +524,7 @@ def test_a_table_of_the_user_gives_probabilities(blobs, decoder, base, form):
         (TABLE[:, :, None], {}, r"n_classes=6, got \(6, 2, 1\)"),
         (TABLE.astype(float), {}, "must hold integers, got dtype float64"),
         (TABLE.astype(str), {}, "must hold integers, got dtype <U"),
+        ([[0], [0, 1], [1], [1, 0], [2], [3]], {}, "must have rows of equal length"),
         (TABLE - 1, {}, "buckets from 0 to .* got values from -1"),
         (
             TABLE,
@@ -585,6 +608,28 @@ def test_mean_probabilities_of_exact_buckets_are_unbiased_and_sum_to_one():
     assert_allclose(expected.sum(axis=1), 1, rtol=1e-12)
     # The scores are float32.
     assert_allclose(model.predict_proba(P), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("hashing", ["balanced", "universal"])
+def test_probabilities_do_not_follow_hashing_after_the_fit(blobs, hashing):
+    X, y = blobs(n_classes=9)
+    parameters = dict(n_repetitions=4, n_buckets=3, decoder="mean", random_state=0)
+    model = MACHClassifier(hashing=hashing, **parameters).fit(X, y)
+    expected = model.predict_proba(X)
+    for other in ("balanced", "universal", model.bucket_table_):
+        model.set_params(hashing=other)
+        assert_array_equal(model.predict_proba(X), expected)
+
+
+def test_mean_probabilities_of_a_table_of_the_user_use_its_own_chance(blobs):
+    rng = np.random.default_rng(0)
+    table = np.repeat([0, 1, 2], [2, 4, 6])[rng.random((8, 12)).argsort(axis=1)].T
+    X, y = blobs(120, n_classes=12)
+    model = MACHClassifier(hashing=table, decoder="mean", random_state=0).fit(X, y)
+    pairs = [(table[i] == table[j]).mean() for i in range(12) for j in range(i)]
+    scores = np.maximum(model.decision_function(X) - np.mean(pairs), 0)
+    expected = scores / scores.sum(axis=1, keepdims=True)
+    assert_allclose(model.predict_proba(X), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("decoder", ["mean", "log_mean"])
@@ -753,6 +798,143 @@ def test_a_stage_is_the_model_of_the_first_repetitions(blobs, decoder, base):
         assert scores_of_stages[r - 1] == pytest.approx(hits)
 
 
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+@pytest.mark.parametrize("n_classes", [2, 9])
+def test_offsets_of_classes_count_in_all_predictions_of_log_mean(
+    blobs, base, n_classes
+):
+    X, y = blobs(90, 5, n_classes, noise=1.5, sparse=False)
+    model = MACHClassifier(base, n_repetitions=4, n_buckets=3, random_state=0)
+    model.fit(X, y)
+    plain, table = model._bucket_scores(X), model.bucket_table_
+    offset = np.random.default_rng(0).normal(0, 0.7, n_classes).astype(np.float32)
+    offset[-1] += 3
+    model._set_offset(offset)
+    expected = reference.class_scores(plain, table, "sum", offset)
+    best = reference.topk(expected, n_classes)
+    assert (best[0][:, 0] != reference.class_scores(plain, table).argmax(axis=1)).any()
+    stages = list(reference.stage_scores(plain, table, "sum", offset))
+    for one in (model, pickle.loads(pickle.dumps(model))):
+        for working_memory in (1024, 0.002):  # one chunk or several
+            with config_context(working_memory=working_memory):
+                scores = one.decision_function(X)
+                ranks = class_ranks(one, X, y)
+                labels, values = one.predict_topk(X, n_classes, return_scores=True)
+                proba = one.predict_proba(X)
+                found = list(one.staged_predict_topk(X, n_classes, return_scores=True))
+                assert_array_equal(one.predict(X), best[0][:, 0])
+                *_, last = one.staged_predict(X)
+                *_, accuracy = one.staged_score(X, y)
+            if n_classes == 2:
+                assert_array_equal(scores, expected[:, 1] - expected[:, 0])
+            else:
+                assert_array_equal(scores, expected)
+            assert_array_equal(labels, best[0])
+            assert_array_equal(values, best[1])
+            assert_array_equal(proba.argmax(axis=1), best[0][:, 0])
+            assert_array_equal(np.argsort(-proba, axis=1, kind="stable"), best[0])
+            assert_array_equal(ranks, reference.rank(expected, y))
+            assert_array_equal(last, best[0][:, 0])
+            assert accuracy == np.mean(best[0][:, 0] == y)
+            pairs = zip(stages, found, strict=True)
+            for r, (stage, (labels, values)) in enumerate(pairs, 1):
+                order = reference.topk(stage, n_classes)
+                assert_array_equal(labels, order[0])
+                # divided by r, not R: one more rounding
+                assert_allclose(values, order[1] * 4 / r, rtol=1e-6, atol=1e-7)
+    for decoder in ("mean", "min", "median"):  # which have none
+        model.set_params(decoder=decoder)
+        merge = "sum" if decoder == "mean" else decoder
+        expected = reference.class_scores(model._bucket_scores(X), table, merge)
+        best = reference.topk(expected, n_classes)[0]
+        assert_array_equal(model.predict_topk(X, n_classes), best)
+        assert_array_equal(model.predict_topk(X[:1], n_classes), best[:1])
+        assert_array_equal(class_ranks(model, X, y), reference.rank(expected, y))
+        *_, last = model.staged_predict_topk(X, n_classes)
+        assert_array_equal(last, best)
+
+
+@pytest.mark.parametrize("decoder", ["log_mean", "mean"])
+def test_models_of_a_time_without_offsets_and_chance_predict(blobs, decoder):
+    X, y = blobs(n_classes=9)
+    parameters = dict(hashing="balanced", decoder=decoder, random_state=0)
+    model = MACHClassifier(n_repetitions=4, n_buckets=3, **parameters).fit(X, y)
+    state = model.__getstate__()
+    del state["_offset"], state["_chance"]
+    old = MACHClassifier()
+    old.__setstate__(state)
+    assert_array_equal(old.predict_topk(X, 3), model.predict_topk(X, 3))
+    assert_array_equal(old.predict_proba(X), model.predict_proba(X))
+
+
+PREDICTIONS = {
+    "predict": lambda model, X: model.predict(X),
+    "predict_topk": lambda model, X: model.predict_topk(X, 2),
+    "decision_function": lambda model, X: model.decision_function(X),
+    "predict_proba": lambda model, X: model.predict_proba(X),
+    "predict_log_proba": lambda model, X: model.predict_log_proba(X),
+    "staged_predict": lambda model, X: list(model.staged_predict(X)),
+    "staged_predict_topk": lambda model, X: list(model.staged_predict_topk(X, 2)),
+    "staged_score": lambda model, X: list(model.staged_score(X, np.zeros(len(X)))),
+    "class_ranks": lambda model, X: class_ranks(model, X, np.zeros(len(X))),
+}
+predictions = pytest.mark.parametrize("call", PREDICTIONS.values(), ids=PREDICTIONS)
+
+
+@predictions
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"decoder": "bogus"}, "'decoder' parameter .*'min'.* Got 'bogus'"),
+        ({"decoder": None}, "'decoder' parameter .*Got None"),
+        ({"decoder": ["mean"]}, "'decoder' parameter .*Got .'mean'."),
+        ({"n_jobs": "x"}, "'n_jobs' parameter .*Got 'x'"),
+        ({"n_jobs": 1.5}, "'n_jobs' parameter .*Got 1.5"),
+        ({"n_jobs": 0}, "n_jobs=0 is no number of threads. Use None"),
+    ],
+)
+def test_parameters_set_after_the_fit_are_checked(blobs, call, parameters, message):
+    X, y = blobs(60, sparse=False)
+    model = MACHClassifier(n_repetitions=2, n_buckets=3, max_iter=1).fit(X, y)
+    model.set_params(**parameters)
+    with pytest.raises(ValueError, match=message):
+        call(model, X)
+
+
+@predictions
+def test_joblib_contexts_of_processes_send_no_model(blobs, monkeypatch, call):
+    X, y = blobs(203, 8, 12, sparse=False)
+    model = MACHClassifier(n_repetitions=5, n_buckets=4, max_iter=1, random_state=0)
+    model.fit(X, y)
+    expected = call(model, X)
+
+    def refuse(self):
+        raise AssertionError("the model is sent")
+
+    monkeypatch.setattr(MACHClassifier, "__getstate__", refuse)
+    with config_context(working_memory=0.003):
+        with joblib.parallel_config("loky", n_jobs=2):
+            assert_array_equal(call(model, X), expected)
+
+
+@predictions
+def test_every_prediction_uses_threads(blobs, monkeypatch, call):
+    X, y = blobs(sparse=False)
+    base = MultinomialNB()
+    model = MACHClassifier(base, n_repetitions=2, n_buckets=3).fit(abs(X), y)
+    expected = call(model, abs(X))
+    model.set_params(n_jobs=2)
+    monkeypatch.setattr("sklearn_mach._classifier.cpu_count", lambda: 2)
+    together = Barrier(2)
+
+    def bucket_scores(self, X, scores=MACHClassifier._bucket_scores):
+        together.wait(10)  # each of two threads waits for the other
+        return scores(self, X)
+
+    monkeypatch.setattr(MACHClassifier, "_bucket_scores", bucket_scores)
+    assert_array_equal(call(model, abs(X)), expected)
+
+
 def test_stages_refuse_bad_input_before_work(blobs):
     X, y = blobs()
     with pytest.raises(NotFittedError):
@@ -782,7 +964,7 @@ def test_chunks_of_rows_change_nothing(blobs, sparse, base):
     model = MACHClassifier(base, n_repetitions=5, n_buckets=4, random_state=0)
     model.fit(X, y)
     labels, scores = model.predict_topk(X, k=4, return_scores=True)
-    everything = model.decision_function(X)
+    everything, proba = model.decision_function(X), model.predict_proba(X)
     with config_context(working_memory=0.003):  # 3 kB: a few rows at a time
         for n_jobs in (1, 2):
             model.set_params(n_jobs=n_jobs)
@@ -790,6 +972,7 @@ def test_chunks_of_rows_change_nothing(blobs, sparse, base):
             assert_array_equal(few[0], labels)
             assert_array_equal(few[1], scores)
             assert_array_equal(model.decision_function(X), everything)
+            assert_array_equal(model.predict_proba(X), proba)
     one_by_one = [model.decision_function(X[i : i + 1])[0] for i in range(0, 203, 20)]
     assert_array_equal(one_by_one, everything[::20])
 
@@ -842,6 +1025,50 @@ def test_a_base_with_only_decision_function_gets_its_softmax(blobs):
             expected = expected + proba[:, column] / 5
         # float32 sums.
         assert_allclose(model.decision_function(X), expected, rtol=1e-5)
+
+
+class MissingBuckets(ExactBuckets):
+    """A classifier that gives NaN for the last row, if it has learnt bucket 3."""
+
+    def predict_proba(self, X):
+        proba = super().predict_proba(X)
+        proba[-1:, self.classes_ == 3] = np.nan
+        return proba
+
+
+@predictions
+def test_nan_of_a_base_classifier_is_refused(call):
+    table = np.array([[0, 0], [1, 1], [2, 3]])
+    model = MACHClassifier(MissingBuckets(), hashing=table).fit(np.eye(3), [0, 1, 2])
+    message = r"predict_proba of repetition 1, MissingBuckets\(\), gives NaN for 1 of 3"
+    with pytest.raises(ValueError, match=message):
+        call(model, np.eye(3))
+
+
+class InfiniteScores(LinearSVC):
+    def decision_function(self, X):
+        return np.full((X.shape[0], self.classes_.size), np.inf)
+
+
+def test_infinite_scores_of_a_base_classifier_are_refused(blobs):
+    X, y = blobs(60)
+    model = MACHClassifier(InfiniteScores(), n_repetitions=2, n_buckets=3).fit(X, y)
+    with pytest.raises(ValueError, match="repetition 0, .* gives NaN for 60 of 60"):
+        model.predict(X)
+
+
+@pytest.mark.parametrize(("n_buckets", "n_scores"), [(3, 3), (4, 6)])
+def test_base_classifiers_that_score_pairs_of_buckets_are_refused(
+    blobs, n_buckets, n_scores
+):
+    X, y = blobs(60)
+    base = SVC(decision_function_shape="ovo")
+    model = MACHClassifier(base, n_repetitions=2, n_buckets=n_buckets).fit(X, y)
+    message = rf"repetition 0, .*shape \(60, {n_scores}\) .*{n_buckets} buckets.*'ovr'"
+    with pytest.raises(ValueError, match=message):
+        model.predict(X)
+    base.set_params(decision_function_shape="ovr")
+    assert model.fit(X, y).score(X, y) > 0.9
 
 
 @pytest.mark.parametrize("decoder", DECODERS)
@@ -1519,10 +1746,40 @@ def test_scores_larger_than_the_free_memory_are_refused(blobs, monkeypatch, base
     assert_array_equal(model.predict_topk(X, k=6)[:, 0], expected)
 
 
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+def test_clustering_that_does_not_fit_in_the_free_memory_is_refused(
+    blobs, monkeypatch, base
+):
+    X, y = blobs(600, 2, n_classes=300, sparse=False)
+    sizes = dict(n_repetitions=4, n_buckets=18, max_iter=1, random_state=0)
+    model = MACHClassifier(base, **sizes)
+    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: 10**8)
+    monkeypatch.setattr(_hashing, "sketch_bytes", lambda n_classes: 10**6 * n_classes)
+    message = "300 classes in 300000000 bytes .* Use hashing='balanced'"
+    with pytest.raises(MemoryError, match=message):
+        model.fit(X, y)
+    model.set_params(hashing="balanced").fit(X, y)
+    model.set_params(hashing="clustered", n_repetitions=3).fit(X, y)  # none of it
+
+
 def test_unknown_free_memory_refuses_nothing(blobs, monkeypatch):
     X, y = blobs(60)
     monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: None)
     assert MACHClassifier().fit(X, y).predict_proba(X).shape == (60, 6)
+
+
+@pytest.mark.parametrize("name", ["coef_", "intercept_"])
+def test_weights_are_there_only_when_the_built_in_learner_is_fitted(blobs, name):
+    X, y = blobs(60)
+    model = MACHClassifier(n_repetitions=2, n_buckets=3)
+    assert not hasattr(model, name)
+    with pytest.raises(NotFittedError, match="not fitted yet"):
+        getattr(model, name)
+    assert hasattr(model.fit(X, y), name)
+    model.set_params(estimator=GaussianNB()).fit(X.toarray(), y)
+    assert not hasattr(model, name)
+    with pytest.raises(AttributeError, match=f"{name} is an .*built-in.*estimators_"):
+        getattr(model, name)
 
 
 def test_model_bytes(blobs):

@@ -1,11 +1,14 @@
 """Decoding against full sorts of the plain class scores."""
 
+import tracemalloc
+
 import numba
 import numpy as np
 import pytest
 import reference
 from numpy.testing import assert_array_equal
 
+from sklearn_mach import _decoding, _stages
 from sklearn_mach._decoding import (
     decode_scores,
     decode_topk,
@@ -127,6 +130,51 @@ def test_every_class_is_returned_in_order(K, merge):
     check(draw("few_values", (3, 3, 4), rng), table, K, merge)
 
 
+@pytest.mark.parametrize("merge", MERGES)
+@pytest.mark.parametrize("kind", ["normal", "few_values", "minus_infinity", "equal"])
+@pytest.mark.parametrize("k", [350, 1001, 5003])
+def test_long_lists_match_the_reference(kind, merge, k):
+    rng = np.random.default_rng([KINDS.index(kind), MERGES.index(merge), k])
+    n, K, k = (35, 5003, k) if COMPILED else (2, 150, k // 34)
+    table = rng.integers(0, 20, (K, 3)).astype(np.uint8)
+    scores = draw(kind, (n, 3, 20), rng)
+    check(scores, table, k, merge)
+    if merge == "sum":
+        check(scores, table, k, merge, rng.integers(-2, 3, K).astype(np.float32))
+
+
+def test_the_best_classes_may_come_first_or_last():
+    K, k = 9_000, 1_500  # several times more than are gathered at once
+    table = np.arange(K, dtype=np.uint16)[:, None]
+    rising = np.arange(K, dtype=np.float32)
+    check(np.stack([rising, -rising, rising // 100])[:, None], table, k)
+
+
+@pytest.mark.parametrize("n_bytes", [1, 1 << 16])
+def test_blocks_of_rows_change_nothing_in_long_lists(monkeypatch, n_bytes):
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 16, (3_000, 3)).astype(np.uint8)
+    scores = draw("few_values", (5, 3, 16), rng)
+    monkeypatch.setattr(_decoding, "_LONG_BYTES", n_bytes)
+    check(scores, table, 1_100)
+
+
+@pytest.mark.skipif(not COMPILED, reason="too slow at the sizes that show it")
+def test_memory_of_long_lists_does_not_hold_all_scores():
+    rng = np.random.default_rng(0)
+    n, K, k = 64, 40_000, 2_001
+    table = rng.integers(0, 32, (K, 3)).astype(np.uint8)
+    scores = draw("normal", (n, 3, 32), rng)
+    decode_topk(scores[:1], table, k)  # compiles
+    tracemalloc.start()
+    decode_topk(scores, table, k)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    lists, tile = 12 * n * k, 4 * 32 * 1024
+    gathered = 8 * 32 * (2 * k + 1024)
+    assert peak < 2 * (lists + gathered + tile) < 4 * n * K
+
+
 def test_offset_alone_orders_the_classes():
     rng = np.random.default_rng(0)
     table = rng.integers(0, 5, (500, 4)).astype(np.uint8)
@@ -134,6 +182,53 @@ def test_offset_alone_orders_the_classes():
     check(np.zeros((2, 4, 5), dtype=np.float32), table, 20, "sum", offset)
     offset[::3] = -np.inf
     check(draw("normal", (2, 4, 5), rng), table, 400, "sum", offset)
+
+
+def test_an_offset_of_minus_infinity_leaves_the_order_of_the_classes():
+    table = np.arange(8, dtype=np.uint8)[:, None]
+    scores = np.zeros((1, 1, 8), dtype=np.float32)
+    offset = np.full(8, -np.inf, dtype=np.float32)
+    check(scores, table, 3, "sum", offset)
+    check_stages(scores, table, 3, "sum", offset)
+
+
+@pytest.mark.parametrize("merge", ["min", "median"])
+def test_an_offset_counts_in_sums_only(merge):
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 16, (700, 5)).astype(np.uint8)
+    scores = draw("normal", (20, 5, 16), rng)
+    offset = rng.standard_normal(700).astype(np.float32)
+    prepared = prepare(table, 16, offset)
+    plain = reference.class_scores(scores, table, merge)
+    best = reference.topk(plain, 9)
+    for rows in (slice(0, 3), slice(None)):
+        for given in (None, prepared):
+            options = {"merge": merge, "offset": offset, "prepared": given}
+            indices, values = decode_topk(scores[rows], table, 9, **options)
+            assert_array_equal(indices, best[0][rows])
+            assert_array_equal(values, best[1][rows])
+    options = {"merge": merge, "offset": offset}
+    assert_array_equal(decode_scores(scores, table, **options), plain)
+    y = np.arange(20)
+    ranks = rank_of(scores, table, y, **options)
+    assert_array_equal(ranks, reference.rank(plain, y))
+    indices = decode_stages(scores, table, 9, **options)[0]
+    assert_array_equal(indices[:, -1], best[0])
+
+
+@pytest.mark.parametrize("n", [1, 40])
+def test_a_table_prepared_with_an_offset_serves_calls_without(n):
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, 16, (700, 5)).astype(np.uint8)
+    scores = draw("normal", (n, 5, 16), rng)
+    offset = rng.standard_normal(700).astype(np.float32) * 3
+    for given, prepared in [(None, offset), (offset, None)]:
+        prepared = prepare(table, 16, prepared)
+        found = decode_topk(scores, table, 9, offset=given, prepared=prepared)
+        expected = reference.class_scores(scores, table, "sum", given)
+        expected = reference.topk(expected, 9)
+        assert_array_equal(found[0], expected[0])
+        assert_array_equal(found[1], expected[1])
 
 
 def test_equal_classes_come_by_index():
@@ -173,6 +268,31 @@ def test_code_width_and_read_only_inputs_change_nothing():
         assert_array_equal(values, expected[1])
 
 
+@pytest.mark.skipif(not COMPILED, reason="nothing is compiled")
+def test_a_table_that_cannot_be_written_compiles_nothing_anew():
+    rng = np.random.default_rng(0)
+    kernels = [_decoding._topk_first, _decoding._topk_block, _decoding._topk_rows]
+    kernels += [_decoding._sum_tile, _decoding._min_tile, _decoding._median_tile]
+    kernels += [_decoding._count_before, _decoding._gather, _stages._stages_block]
+    scores = draw("normal", (20, 3, 16), rng)
+    table = rng.integers(0, 16, (300, 3)).astype(np.uint8)
+    offset = rng.standard_normal(300).astype(np.float32)
+    counts = []
+    for writeable in (True, False):
+        table.flags.writeable = offset.flags.writeable = writeable
+        prepared = prepare(table, 16)
+        for given in (None, offset):
+            for merge in MERGES:
+                options = {"merge": merge, "offset": given}
+                for n in (1, 20):
+                    decode_topk(scores[:n], table, 5, prepared=prepared, **options)
+                decode_topk(scores, table, 200, **options)
+                rank_of(scores, table, np.zeros(20, int), **options)
+                decode_stages(scores, table, 5, **options)
+        counts.append([len(kernel.signatures) for kernel in kernels])
+    assert counts[0] == counts[1]
+
+
 def test_no_rows():
     table = np.zeros((10, 2), dtype=np.uint8)
     scores = np.zeros((0, 2, 3), dtype=np.float32)
@@ -182,20 +302,48 @@ def test_no_rows():
     assert rank_of(scores, table, np.zeros(0, dtype=int)).shape == (0,)
 
 
+def check_stages(scores, table, k, merge, offset=None):
+    """Compare the stages with the reference of the first repetitions, bit for bit."""
+    indices, values = decode_stages(scores, table, k, merge=merge, offset=offset)
+    stages = reference.stage_scores(scores, table, merge, offset)
+    for r, expected in enumerate(stages):
+        expected_indices, expected_values = reference.topk(expected, k)
+        assert_array_equal(indices[:, r], expected_indices)
+        assert_array_equal(values[:, r], expected_values)
+    last = decode_topk(scores, table, k, merge=merge, offset=offset)
+    assert_array_equal(indices[:, -1], last[0])
+    assert_array_equal(values[:, -1], last[1])
+
+
 @pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("k", [1, 5, 70])
+@pytest.mark.parametrize("k", [1, 5, 70, 100])
 def test_stages_match_the_reference_of_the_first_repetitions(kind, merge, k):
     rng = np.random.default_rng([KINDS.index(kind), MERGES.index(merge), k])
     n, K, B = (70, 400, 11) if COMPILED else (3, 100, 5)
     R = int(rng.integers(1, 12 if COMPILED else 4))
     table = rng.integers(0, B, (K, R)).astype(np.uint8)
     scores = draw(kind, (n, R, B), rng)
-    indices, values = decode_stages(scores, table, k, merge=merge)
-    for r in range(R):
-        expected = reference.class_scores(
-            scores[:, : r + 1], table[:, : r + 1], merge, None
-        )
-        expected_indices, expected_values = reference.topk(expected, k)
-        assert_array_equal(indices[:, r], expected_indices)
-        assert_array_equal(values[:, r], expected_values)
+    check_stages(scores, table, k, merge)
+    if merge == "sum":
+        scale = rng.choice([1e-3, 1, 30])
+        offset = (rng.standard_normal(K) * scale).astype(np.float32)
+        check_stages(scores, table, k, merge, offset)
+
+
+@pytest.mark.parametrize("offset", [None, "ties", "zipf", "minus_infinity", "equal"])
+@pytest.mark.parametrize("k", [1, 10, 100])
+def test_stages_of_many_classes_match_the_reference(offset, k):
+    rng = np.random.default_rng([k])
+    n, K, R, B = (67, 5_003, 16, 32) if COMPILED else (2, 200, 3, 8)
+    table = rng.integers(0, B, (K, R)).astype(np.uint8)
+    scores = draw("log_proba", (n, R, B), rng) / np.float32(R)
+    if offset is not None:
+        kind, offset = offset, np.log(1 + rng.permutation(K)).astype(np.float32)
+        if kind == "ties":  # scores and offsets of few values
+            scores, offset = np.round(scores), np.round(offset)
+        elif kind == "minus_infinity":
+            offset[rng.random(K) < 0.3] = -np.inf
+        elif kind == "equal":
+            offset[:] = offset[0]
+    check_stages(scores, table, k, "sum", offset)

@@ -1,17 +1,22 @@
 """Tables against Python integers, counting and the binomial distribution."""
 
 import itertools
+import tracemalloc
+import weakref
 
 import numpy as np
 import pytest
 import reference
 import scipy.sparse as sp
 
+from sklearn_mach import _hashing
 from sklearn_mach._hashing import (
     carter_wegman,
+    collision_chance,
     draw_table,
     find_twins,
     min_repetitions,
+    sketch_bytes,
     sketch_classes,
 )
 
@@ -249,7 +254,9 @@ def test_clustered_columns_put_similar_classes_together():
     assert n_codes(table) == 48
 
 
-def test_threads_change_no_bucket():
+def test_threads_change_no_bucket(monkeypatch):
+    monkeypatch.setattr(_hashing, "_WORTH_THREADS", 0)
+
     def sketch(seed):
         return np.random.default_rng(seed).standard_normal((500, 6))
 
@@ -263,6 +270,50 @@ def test_threads_change_no_bucket():
     for r in range(3, 21):  # 8**3 codes are enough for 500 classes
         table = draw_table(500, 8, range(r), "clustered", table, sketch)
     np.testing.assert_array_equal(table, tables[0])
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_one_sketch_is_held_at_a_time(monkeypatch, n_jobs):
+    monkeypatch.setattr(_hashing, "_WORTH_THREADS", 0)
+    made = []
+
+    def sketch(seed):
+        assert all(reference() is None for reference in made)
+        rows = np.random.default_rng(seed).standard_normal((500, 6))
+        made.append(weakref.ref(rows))
+        return rows
+
+    draw_table(500, 8, range(20), "clustered", None, sketch, n_jobs=n_jobs)
+    assert len(made) == 5  # columns 3, 7, ..., 19
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_clustering_takes_no_more_memory_than_is_said(monkeypatch, n_jobs):
+    monkeypatch.setattr(_hashing, "_WORTH_THREADS", 0)
+    n_classes, rng = 20_000, np.random.default_rng(0)
+    y = np.arange(n_classes, dtype=np.int32)
+    X = sp.csr_matrix((rng.random(n_classes), (y, y % 50)), shape=(n_classes, 50))
+    weight = np.ones(n_classes, np.float32)
+    sketch_classes(X, y, weight, n_classes, 0)  # compiles
+    tracemalloc.start()
+    draw_table(
+        n_classes,
+        64,
+        range(8),
+        "clustered",
+        sketch=lambda seed: sketch_classes(X, y, weight, n_classes, seed),
+        n_jobs=n_jobs,
+    )
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < sketch_bytes(n_classes)
+
+
+def test_ten_million_classes_are_clustered_in_a_few_gigabytes():
+    sizes = [sketch_bytes(n) for n in (1_000, 10**6, 10**7)]
+    assert sizes == sorted(sizes)
+    assert sizes[1] > 2 * 4 * 128 * 10**6  # with all 128 dimensions
+    assert sizes[2] < 5e9
 
 
 def test_clustered_columns_wait_until_all_classes_are_separated():
@@ -301,6 +352,28 @@ def test_sketches_keep_the_angles_between_the_mean_rows_of_classes():
     # A cosine has a standard error of at most sqrt(2 / 128) in one sketch, and four
     # times that over sqrt(200) in their mean.
     np.testing.assert_allclose(np.mean(found, axis=0), cosines, rtol=0, atol=0.04)
+
+
+@pytest.mark.parametrize("exponent", [-900, -140, 1, 130, 1000])
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+def test_weights_times_a_power_of_two_change_no_sketch(form, exponent):
+    rng = np.random.default_rng(0)
+    X, y = form(rng.standard_normal((60, 30))), np.arange(60) % 6
+    weight = rng.uniform(0.1, 5, 60)
+    expected = sketch_classes(X, y, weight, 6, 0)
+    found = sketch_classes(X, y, weight * 2.0**exponent, 6, 0)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("hashing", ["balanced", "universal", "array"])
+def test_collision_chance_is_that_of_two_classes(hashing):
+    table = draw_table(23, 4, range(6), "universal" if hashing == "array" else hashing)
+    pairs = [np.mean(table[i] == table[j]) for i in range(23) for j in range(i)]
+    expected = 1 / 4 if hashing == "universal" else np.mean(pairs)
+    given = table if hashing == "array" else hashing
+    assert collision_chance(table, 4, given) == pytest.approx(expected, rel=1e-12)
+    assert collision_chance(np.arange(5)[:, None], 5, hashing) == 0
+    assert collision_chance(np.zeros((1, 3), np.uint8), 1, hashing) == 0
 
 
 @pytest.mark.parametrize("n_buckets", [2, 3, 10, 64])
