@@ -62,7 +62,10 @@ def njit(function=None, *, inner=False, **options):
     """Compile a kernel without the GIL; cached on disk wherever that is possible.
 
     An inner kernel is called by other kernels only: it is compiled without the entry
-    from Python, so that a call from there crashes.
+    from Python, so that a call from there crashes.  It is always inlined: a kernel that
+    calls its own copy finds, in the process that compiles both, the inner kernel as it
+    was compiled alone in place of the copy, which is optimised once more and rounds
+    otherwise.
     """
     if function is None:
         return lambda function: njit(function, inner=inner, **options)
@@ -72,6 +75,7 @@ def njit(function=None, *, inner=False, **options):
         "error_model": "numpy",  # no branch that raises ZeroDivisionError
         "no_cfunc_wrapper": True,  # the entry from C, a tenth of the time to compile
         "no_cpython_wrapper": inner,
+        "forceinline": inner,
     } | options
     try:
         return numba.njit(cache=True, **options)(function)
