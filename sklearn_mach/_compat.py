@@ -3,9 +3,13 @@
 Every private scikit-learn import of the package is here.
 """
 
-from contextlib import nullcontext
+import pickle
+from contextlib import nullcontext, suppress
+from hashlib import sha256
 
 import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.serialize import dumps
 from sklearn.base import _fit_context
 from sklearn.ensemble._base import _set_random_states
 from sklearn.utils._metadata_requests import _raise_for_params, _routing_enabled
@@ -77,10 +81,45 @@ def njit(function=None, *, inner=False, **options):
         "no_cpython_wrapper": inner,
         "forceinline": inner,
     } | options
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no directory for the cache can be written
-        return numba.njit(**options)(function)
+    kernel = numba.njit(**options)(function)
+    if not numba.config.DISABLE_JIT:
+        with suppress(RuntimeError):  # no folder for the cache can be written
+            kernel._cache = _Cache(function)
+    return kernel
+
+
+class _Kept(CompileResultCacheImpl):
+    """What is kept of a kernel, with a checksum: damaged machine code would crash."""
+
+    def reduce(self, data):
+        content = dumps(super().reduce(data))
+        return sha256(content).digest(), content
+
+    def rebuild(self, target_context, payload):
+        digest, content = payload
+        if sha256(content).digest() != digest:
+            raise ValueError("The checksum is another.")
+        return super().rebuild(target_context, pickle.loads(content))
+
+
+class _Cache(FunctionCache):
+    """A cache on disk whose faults cost a compilation, and nothing else."""
+
+    _impl_class = _Kept
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # files that are cut or damaged raise whatever they like
+            with suppress(OSError):  # of a folder that is read-only
+                self.flush()
+            return None
+
+    def save_overload(self, sig, data):
+        # OSError: the disk is full, or the folder is gone or read-only by now.
+        # RuntimeError: ctypes lost an interrupt, and with it the code to be kept.
+        with suppress(OSError, RuntimeError):
+            super().save_overload(sig, data)
 
 
 def read_only(*arrays):

@@ -1,11 +1,16 @@
-"""Compiled kernels: the same bits in every process."""
+"""Compiled kernels: the same bits in every process, and a cache that may fail."""
 
 import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numba
 import pytest
+from numba.core.codegen import CPUCodeLibrary
+
+from sklearn_mach._compat import njit
 
 needs_compilation = pytest.mark.skipif(
     numba.config.DISABLE_JIT, reason="kernels are not compiled"
@@ -58,3 +63,60 @@ def test_a_process_that_loads_kernels_rounds_as_one_that_compiled_them(tmp_path)
     *loaded, hits = run(FITS, tmp_path).splitlines()
     assert (no_hits, hits) == ("hits 0", "hits 1")
     assert loaded == compiled
+
+
+def double(x):
+    return 2 * x
+
+
+def cache_hits():
+    """Compile `double` anew or load it, as a process does; whether it was loaded."""
+    kernel = njit(double)
+    assert kernel(21) == 42
+    return sum(kernel.stats.cache_hits.values())
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """The folder of the cache of `double`, which was compiled once."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path))
+    assert cache_hits() == 0
+    assert cache_hits() == 1
+    return tmp_path
+
+
+@needs_compilation
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+@pytest.mark.parametrize(
+    "damage", ["cut at 0", "cut at 10", "cut at 500", "one byte", "noise"]
+)
+def test_a_damaged_cache_is_compiled_again_and_mended(cache, kind, damage):
+    (file,) = cache.rglob(f"*.{kind}")
+    content = file.read_bytes()
+    if damage == "noise":
+        file.write_bytes(content[:20] + b"\xff" * (len(content) - 40) + content[-20:])
+    elif damage == "one byte":  # of the machine code, or of the checksum of the source
+        at = content.index(b".text") if kind == "nbc" else len(content) // 2
+        file.write_bytes(content[:at] + b"!" + content[at + 1 :])
+    else:
+        file.write_bytes(content[: min(int(damage.split()[-1]), len(content) // 2)])
+    assert cache_hits() == 0
+    assert cache_hits() == 1
+
+
+@needs_compilation
+def test_kernels_work_where_the_folder_of_the_cache_is_gone(cache):
+    kernel = njit(double)
+    for folder in cache.iterdir():
+        shutil.rmtree(folder)
+        Path(folder).write_text("no folder any more")
+    assert kernel(21) == 42
+
+
+@needs_compilation
+def test_a_kernel_whose_code_cannot_be_kept_is_used_all_the_same(cache, monkeypatch):
+    def lost(self):  # after an interrupt in the call that hands the code over
+        raise RuntimeError(f"no compiled object yet for {self}")
+
+    monkeypatch.setattr(CPUCodeLibrary, "_get_compiled_object", lost)
+    assert njit(double)(21.5) == 43.0
