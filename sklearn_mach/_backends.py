@@ -26,6 +26,8 @@ _ENTRY_BYTES = 100  # of a non-zero that is being sorted
 def _gpu():
     """The module of the GPU; ValueError that says what is missing."""
     try:
+        import cupy  # noqa: F401  # where `_gpu` fails, other threads see half of it
+
         from . import _gpu
     except ImportError as error:
         raise ValueError(

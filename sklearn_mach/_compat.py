@@ -1,10 +1,13 @@
-"""What must be imported from private places, and the one set of Numba options.
+"""What must be imported from private places, and what is one for the whole process.
 
-Every private scikit-learn import of the package is here.
+Every private scikit-learn import of the package is here; so are the options and the
+cache of Numba, and the number of threads of BLAS.
 """
 
+import os
 import pickle
-from contextlib import nullcontext, suppress
+import threading
+from contextlib import contextmanager, nullcontext, suppress
 from hashlib import sha256
 
 import numba
@@ -16,6 +19,7 @@ from sklearn.utils._metadata_requests import _raise_for_params, _routing_enabled
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
+from threadpoolctl import ThreadpoolController
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -54,6 +58,7 @@ __all__ = [
     "_set_random_states",
     "check_matplotlib_support",
     "njit",
+    "one_blas_thread",
     "read_only",
     "with_callbacks",
 ]
@@ -131,3 +136,44 @@ def read_only(*arrays):
     for view in views:
         view.flags.writeable = False
     return views
+
+
+_blas_lock = threading.Lock()
+_blas_users = set()  # who is inside `one_blas_thread`
+_blas_before = []  # the libraries and their numbers of threads before the first came
+
+
+@contextmanager
+def one_blas_thread():
+    """BLAS has one thread inside, and again as many as before when the last is out.
+
+    The number is one for the process: `threadpool_limits` in several threads at a time
+    would restore what another one had set.
+    """
+    user = object()
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+    try:
+        with _blas_lock:
+            if not _blas_users:
+                _blas_before[:] = [(blas, blas.num_threads) for blas in libraries]
+            _blas_users.add(user)
+            for blas, _ in _blas_before:
+                blas.set_num_threads(1)
+        yield
+    finally:
+        with _blas_lock:
+            if _blas_users == {user}:
+                for blas, n_threads in _blas_before:
+                    blas.set_num_threads(n_threads)
+            _blas_users.discard(user)
+
+
+def _forget_blas_users():
+    """In a forked process, where threads that were inside or held the lock are gone."""
+    global _blas_lock
+    _blas_lock = threading.Lock()
+    _blas_users.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_blas_users)

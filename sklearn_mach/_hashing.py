@@ -11,9 +11,8 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
-from threadpoolctl import threadpool_limits
 
-from ._compat import njit, read_only
+from ._compat import njit, one_blas_thread, read_only
 
 _PRIME = (1 << 61) - 1  # a Mersenne prime, so that remainders need no division
 _N_REDRAWS = 100
@@ -99,7 +98,7 @@ def draw_table(
         rng = np.random.default_rng(seeds[r])
         table[:, r] = _clustered(sketch(seeds[r]), n_buckets, rng)
 
-    with threadpool_limits(1, "blas"):  # whose sums depend on its threads
+    with one_blas_thread():  # whose sums depend on its threads
         Parallel(n_jobs=n_jobs, require="sharedmem")(
             delayed(cluster)(r) for r in clustered
         )

@@ -29,9 +29,8 @@ from joblib import effective_n_jobs
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
-from threadpoolctl import threadpool_limits
 
-from ._compat import njit, read_only
+from ._compat import njit, one_blas_thread, read_only
 from ._int16 import add_product, prefetch
 from ._progress import SilentTask, report_epoch
 
@@ -519,7 +518,7 @@ def train_all(X, y, table, W, b, first, zero, settings, n_jobs, task=SilentTask)
         Columns(W, b, r[0] * n_buckets, (r[-1] + 1) * n_buckets, zero, part, halt)
         for r, part in zip(blocks, parts, strict=True)
     ]
-    with threadpool_limits(1, "blas"):
+    with one_blas_thread():
         try:
             results = Parallel(n_jobs=n_jobs, prefer="threads")(
                 delayed(_train_task)(task(r[0]), X, y, table[:, r], c, settings)
@@ -563,6 +562,8 @@ class Columns:
     another process nobody sets it.
     """
 
+    _OF_PROCESS = ("halt", "in_use")
+
     def __init__(self, W, b, lo, hi, zero, part=(0, 1), halt=None):
         self.W, self.b, self.lo, self.hi, self.zero = W, b, lo, hi, zero
         self.part = part
@@ -571,6 +572,8 @@ class Columns:
         self.in_use = threading.RLock()
 
     def __getstate__(self):
+        if not self.in_place:  # Dask's scheduler hands on what it was sent
+            return {k: v for k, v in self.__dict__.items() if k not in self._OF_PROCESS}
         lo, hi = self.lo, self.hi
         W = None if self.zero else np.ascontiguousarray(self.W[:, lo:hi])
         state = {"W": W, "b": self.b[lo:hi], "shape": (self.W.shape[0], hi - lo)}
@@ -578,7 +581,7 @@ class Columns:
         return state | {"lo": 0, "hi": hi - lo, "zero": self.zero, "in_place": False}
 
     def __setstate__(self, state):
-        self.__dict__.update(state)
+        self.__dict__ |= state
         self.halt, self.in_use = np.zeros(1, np.bool_), threading.RLock()
 
     def check_halt(self):

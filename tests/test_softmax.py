@@ -4,6 +4,7 @@ All but two tests go through the estimator, with a step and an order of rows tha
 reference is given too.
 """
 
+import pickle
 import threading
 from contextlib import contextmanager
 
@@ -391,6 +392,19 @@ def test_a_tolerance_no_epoch_meets_stops_after_n_iter_no_change():
     assert model.n_iter_ == 4  # the first epoch improves on nothing
     model.set_params(tol=None)
     assert model.fit(X, y).n_iter_ == 20
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_columns_may_be_pickled_more_than_once(zero):
+    W, b = np.arange(40, dtype=np.float32).reshape(5, 8), np.arange(8, dtype=np.float32)
+    sent = _softmax.Columns(W * (not zero), b, 2, 6, zero, part=(1, 3))
+    for _ in range(2):
+        sent = pickle.loads(pickle.dumps(sent))
+    weights, intercepts, lo = sent.arrays()
+    assert_array_equal(weights, W[:, 2:6] * (not zero))
+    assert_array_equal(intercepts, b[2:6])
+    assert (lo, sent.part, sent.zero) == (0, (1, 3), zero)
+    sent.check_halt()
 
 
 def test_when_one_block_fails_no_other_goes_on_to_write():

@@ -1,4 +1,4 @@
-"""Compiled kernels: the same bits in every process, and a cache that may fail."""
+"""Compiled kernels, the same in every process; a cache that may fail; BLAS threads."""
 
 import os
 import shutil
@@ -9,8 +9,9 @@ from pathlib import Path
 import numba
 import pytest
 from numba.core.codegen import CPUCodeLibrary
+from threadpoolctl import threadpool_info, threadpool_limits
 
-from sklearn_mach._compat import njit
+from sklearn_mach._compat import njit, one_blas_thread
 
 needs_compilation = pytest.mark.skipif(
     numba.config.DISABLE_JIT, reason="kernels are not compiled"
@@ -120,3 +121,50 @@ def test_a_kernel_whose_code_cannot_be_kept_is_used_all_the_same(cache, monkeypa
 
     monkeypatch.setattr(CPUCodeLibrary, "_get_compiled_object", lost)
     assert njit(double)(21.5) == 43.0
+
+
+@pytest.fixture
+def blas_threads():
+    """A function that gives the numbers of threads of the libraries, two at first."""
+
+    def numbers():
+        found = threadpool_info()
+        return {lib["num_threads"] for lib in found if lib["user_api"] == "blas"}
+
+    with threadpool_limits(2, "blas"):
+        if numbers() != {2}:
+            pytest.skip("BLAS cannot be given two threads")
+        yield numbers
+
+
+def test_the_last_of_all_who_overlap_gives_blas_its_threads_back(blas_threads):
+    first, second = one_blas_thread(), one_blas_thread()
+    with first:
+        second.__enter__()
+        assert blas_threads() == {1}
+    assert blas_threads() == {1}
+    second.__exit__(None, None, None)
+    assert blas_threads() == {2}
+
+
+def test_an_interrupt_gives_blas_its_threads_back(blas_threads):
+    with pytest.raises(KeyboardInterrupt), one_blas_thread(), one_blas_thread():
+        raise KeyboardInterrupt
+    assert blas_threads() == {2}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes cannot be forked")
+def test_a_forked_process_does_not_wait_for_threads_it_does_not_have(tmp_path):
+    code = """
+import os, signal, warnings
+from sklearn_mach import _compat
+warnings.simplefilter("ignore")  # of forks beside threads, here those of BLAS
+with _compat._blas_lock:  # as another thread may hold it
+    child = os.fork()
+    if not child:
+        signal.alarm(20)
+        with _compat.one_blas_thread():
+            os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+    assert run(code, tmp_path) == "0\n"
