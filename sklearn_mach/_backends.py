@@ -28,6 +28,8 @@ _PREDICTING = RLock()  # held by the thread that predicts on a GPU, or copies a 
 def _gpu():
     """The module of the GPU; ValueError that says what is missing."""
     try:
+        import cupy  # noqa: F401  # where `_gpu` fails, other threads see half of it
+
         from . import _gpu
     except ImportError as error:
         raise ValueError(

@@ -7,7 +7,7 @@ the buckets of a class are merged (`_decoding`).
 
 import pickle
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from functools import partial
 from numbers import Integral, Real
@@ -48,7 +48,6 @@ from sklearn.utils.validation import (
     has_fit_parameter,
     validate_data,
 )
-from threadpoolctl import threadpool_limits
 
 from . import _hashing, _softmax, theory
 from ._backends import (
@@ -70,6 +69,7 @@ from ._compat import (
     _raise_for_params,
     _routing_enabled,
     _set_random_states,
+    one_blas_thread,
     with_callbacks,
 )
 from ._decoding import decode_scores, decode_topk, prepare
@@ -614,9 +614,9 @@ class MACHClassifier(
         if labels:
             if self.estimator is None:
                 _refuse_extremes(X)
-            with warnings.catch_warnings():  # many classes are what this is for
-                warnings.filterwarnings("ignore", "The number of unique classes")
-                check_classification_targets(labels[0])
+            if labels[0].dtype.kind not in "biuU":  # which are always classes
+                # twice each: few rows a class, of which it warns, are usual here
+                check_classification_targets(np.repeat(labels[0], 2))
             return X, labels[0]
         return X
 
@@ -828,8 +828,6 @@ class MACHClassifier(
 
     def _train_estimators(self, method, X, y, params, plan, task):
         estimators = list(self.estimators_) if plan.n_old else []
-        if method == "partial_fit":  # if one fails all are as they were
-            estimators = deepcopy(estimators)
         if method == "fit" or not estimators:
             for seed in plan.seeds[plan.n_old :]:
                 estimator = clone(self.estimator)
@@ -837,7 +835,7 @@ class MACHClassifier(
                 estimators.append(estimator)
         first = plan.n_old if method == "fit" else 0
         n_jobs = effective_n_jobs(self.n_jobs)
-        with threadpool_limits(1 if n_jobs > 1 else None, "blas"):
+        with one_blas_thread() if n_jobs > 1 else nullcontext():
             estimators[first:] = Parallel(n_jobs=self.n_jobs, prefer="threads")(
                 delayed(_fit_estimator)(
                     estimators[r],
@@ -1534,7 +1532,9 @@ def _fit_estimator(estimator, method, X, y, buckets, params, task):
     elif method == "partial_fit":
         if not hasattr(estimator, "classes_"):
             params = params | {"classes": np.unique(buckets)}
-        return estimator.partial_fit(X, labels, **params)
+        # A copy: if another one fails all stay as they are; and what a process was sent
+        # may be read-only.
+        return deepcopy(estimator).partial_fit(X, labels, **params)
     with task.running(estimator):
         return estimator.fit(X, labels, **params)
 

@@ -1,17 +1,25 @@
-"""What must be imported from private places, and the one set of Numba options.
+"""What must be imported from private places, and what is one for the whole process.
 
-Every private scikit-learn import of the package is here.
+Every private scikit-learn import of the package is here; so are the options and the
+cache of Numba, and the number of threads of BLAS.
 """
 
-from contextlib import nullcontext
+import os
+import pickle
+import threading
+from contextlib import contextmanager, nullcontext, suppress
+from hashlib import sha256
 
 import numba
+from numba.core.caching import CompileResultCacheImpl, FunctionCache
+from numba.core.serialize import dumps
 from sklearn.base import _fit_context
 from sklearn.ensemble._base import _set_random_states
 from sklearn.utils._metadata_requests import _raise_for_params, _routing_enabled
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight
+from threadpoolctl import ThreadpoolController
 
 try:
     from sklearn.callback import CallbackSupportMixin, with_callbacks
@@ -50,6 +58,7 @@ __all__ = [
     "_set_random_states",
     "check_matplotlib_support",
     "njit",
+    "one_blas_thread",
     "read_only",
     "with_callbacks",
 ]
@@ -62,7 +71,10 @@ def njit(function=None, *, inner=False, **options):
     """Compile a kernel without the GIL; cached on disk wherever that is possible.
 
     An inner kernel is called by other kernels only: it is compiled without the entry
-    from Python, so that a call from there crashes.
+    from Python, so that a call from there crashes.  It is always inlined: a kernel that
+    calls its own copy finds, in the process that compiles both, the inner kernel as it
+    was compiled alone in place of the copy, which is optimised once more and rounds
+    otherwise.
     """
     if function is None:
         return lambda function: njit(function, inner=inner, **options)
@@ -72,11 +84,47 @@ def njit(function=None, *, inner=False, **options):
         "error_model": "numpy",  # no branch that raises ZeroDivisionError
         "no_cfunc_wrapper": True,  # the entry from C, a tenth of the time to compile
         "no_cpython_wrapper": inner,
+        "forceinline": inner,
     } | options
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no directory for the cache can be written
-        return numba.njit(**options)(function)
+    kernel = numba.njit(**options)(function)
+    if not numba.config.DISABLE_JIT:
+        with suppress(RuntimeError):  # no folder for the cache can be written
+            kernel._cache = _Cache(function)
+    return kernel
+
+
+class _Kept(CompileResultCacheImpl):
+    """What is kept of a kernel, with a checksum: damaged machine code would crash."""
+
+    def reduce(self, data):
+        content = dumps(super().reduce(data))
+        return sha256(content).digest(), content
+
+    def rebuild(self, target_context, payload):
+        digest, content = payload
+        if sha256(content).digest() != digest:
+            raise ValueError("The checksum is another.")
+        return super().rebuild(target_context, pickle.loads(content))
+
+
+class _Cache(FunctionCache):
+    """A cache on disk whose faults cost a compilation, and nothing else."""
+
+    _impl_class = _Kept
+
+    def load_overload(self, sig, target_context):
+        try:
+            return super().load_overload(sig, target_context)
+        except Exception:  # files that are cut or damaged raise whatever they like
+            with suppress(OSError):  # of a folder that is read-only
+                self.flush()
+            return None
+
+    def save_overload(self, sig, data):
+        # OSError: the disk is full, or the folder is gone or read-only by now.
+        # RuntimeError: ctypes lost an interrupt, and with it the code to be kept.
+        with suppress(OSError, RuntimeError):
+            super().save_overload(sig, data)
 
 
 def read_only(*arrays):
@@ -88,3 +136,44 @@ def read_only(*arrays):
     for view in views:
         view.flags.writeable = False
     return views
+
+
+_blas_lock = threading.Lock()
+_blas_users = set()  # who is inside `one_blas_thread`
+_blas_before = []  # the libraries and their numbers of threads before the first came
+
+
+@contextmanager
+def one_blas_thread():
+    """BLAS has one thread inside, and again as many as before when the last is out.
+
+    The number is one for the process: `threadpool_limits` in several threads at a time
+    would restore what another one had set.
+    """
+    user = object()
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+    try:
+        with _blas_lock:
+            if not _blas_users:
+                _blas_before[:] = [(blas, blas.num_threads) for blas in libraries]
+            _blas_users.add(user)
+            for blas, _ in _blas_before:
+                blas.set_num_threads(1)
+        yield
+    finally:
+        with _blas_lock:
+            if _blas_users == {user}:
+                for blas, n_threads in _blas_before:
+                    blas.set_num_threads(n_threads)
+            _blas_users.discard(user)
+
+
+def _forget_blas_users():
+    """In a forked process, where threads that were inside or held the lock are gone."""
+    global _blas_lock
+    _blas_lock = threading.Lock()
+    _blas_users.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_blas_users)

@@ -12,6 +12,7 @@ it is asked for. Skipping the classes whose buckets are all poor does not pay be
 this: ``examples/bench_pruning.py`` has the figures.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +46,7 @@ class Prepared(NamedTuple):
     codes: np.ndarray  # (n_tiles, R + 1, _LANES), uint8: table and levels by class
 
 
+@cache  # asking LLVM takes its lock, at which a process forked meanwhile would hang
 def _has_lookup():
     """Whether kernels may use AVX2's table look-up of bytes."""
     if config.DISABLE_JIT:

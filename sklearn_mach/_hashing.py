@@ -13,9 +13,8 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
-from threadpoolctl import threadpool_limits
 
-from ._compat import njit, read_only
+from ._compat import njit, one_blas_thread, read_only
 
 _PRIME = (1 << 61) - 1  # a Mersenne prime, so that remainders need no division
 _N_REDRAWS = 100
@@ -98,7 +97,7 @@ def draw_table(
             "hashing='balanced'."
         )
 
-    with threadpool_limits(1, "blas"):  # whose sums depend on its threads
+    with one_blas_thread():  # whose sums depend on its threads
         for r in clustered:  # one after the other: sketches are larger than the table
             rng = np.random.default_rng(seeds[r])
             table[:, r] = _clustered(sketch(seeds[r]), n_buckets, rng, n_jobs)

@@ -18,6 +18,7 @@ one of the two nearest integers, so that it is right on average.  The integers o
 row of W lie in the first half of the memory of its floats and become floats in place.
 """
 
+import threading
 import time
 import warnings
 from typing import NamedTuple
@@ -28,9 +29,8 @@ from joblib import effective_n_jobs
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
-from threadpoolctl import threadpool_limits
 
-from ._compat import njit, read_only
+from ._compat import njit, one_blas_thread, read_only
 from ._int16 import add_product, prefetch
 from ._progress import SilentTask, report_epoch
 
@@ -145,7 +145,7 @@ def _softmax_gradient(z, scale, b, codes, step, rate, bias, weight, loss):
 @njit(fastmath=_ELEMENTWISE)
 def _sgd_rows_csr(
     data, indices, indptr, order, first, y, table, weight, step, gain, decay, shrink,
-    rate, bias, lo, W, b, loss, z, W_read
+    rate, bias, lo, W, b, loss, halt, z, W_read
 ):  # fmt: skip
     """Steps for the rows `order` of a CSR matrix from number `first` on.
 
@@ -156,6 +156,8 @@ def _sgd_rows_csr(
     """
     scale = np.float32(1.0)
     for t in range(first, order.shape[0]):
+        if halt[0]:
+            break
         i = order[t]
         start, stop = np.int64(indptr[i]), np.int64(indptr[i + 1])
         factor = decay[0] + (decay[1] - decay[0]) * t / order.shape[0]
@@ -181,8 +183,9 @@ def _sgd_rows_csr(
 
 
 def _sgd_epoch_csr(
-    X, order, y, table, weight, step, gain, decay, shrink, rate, bias, lo, W, b, loss
-):
+    X, order, y, table, weight, step, gain, decay, shrink, rate, bias, lo, W, b, loss,
+    halt
+):  # fmt: skip
     """One pass over the rows `order` of a CSR matrix, a step a row.
 
     y (n,), table (K, R): the classes and their buckets.  weight, step (n,): a row's
@@ -192,7 +195,8 @@ def _sgd_epoch_csr(
     common step.  rate (R,): factor of the steps of a repetition, 0 where training has
     stopped.
     bias: square of the value of the intercept's feature.  W (d, >= lo + R B), b (R B,)
-    and loss (R,), the sum of weight * -log P, are changed.
+    and loss (R,), the sum of weight * -log P, are changed.  The pass ends where
+    another thread sets halt (1,), bool.
     """
     *arrays, W_read = read_only(X.data, X.indices, X.indptr, W)
     z = np.empty_like(b)
@@ -200,7 +204,7 @@ def _sgd_epoch_csr(
     while done < order.size:
         done, scale = _sgd_rows_csr(
             *arrays, order, done, y, table, weight, step, gain, decay, shrink,
-            rate, np.float32(bias), lo, W, b, loss, z, W_read
+            rate, np.float32(bias), lo, W, b, loss, halt, z, W_read
         )  # fmt: skip
         if scale != 1:
             scales = np.where(rate != 0, np.float32(scale), np.float32(1))
@@ -238,7 +242,7 @@ def _add_logits_int16(data, indices, start, stop, W, unit, lo, z):
 @njit(fastmath=_ELEMENTWISE)
 def _sgd_rows_int16(
     data, indices, indptr, order, y, table, weight, step, lift, decay, unit, factor,
-    rate, bias, lo, W, b, loss, z, g, state
+    rate, bias, lo, W, b, loss, halt, z, g, state
 ):  # fmt: skip
     """The steps of `_sgd_epoch_int16`.
 
@@ -247,6 +251,8 @@ def _sgd_rows_int16(
     """
     one = np.float32(1.0)
     for t in range(order.shape[0]):
+        if halt[0]:
+            break
         i = order[t]
         start, stop = np.int64(indptr[i]), np.int64(indptr[i + 1])
         falling = decay[0] + (decay[1] - decay[0]) * t / order.shape[0]
@@ -281,7 +287,7 @@ def _sgd_rows_int16(
 
 def _sgd_epoch_int16(
     X, order, y, table, weight, step, lift, decay, unit, factor, rate, bias, lo, W, b,
-    loss, state
+    loss, halt, state
 ):  # fmt: skip
     """As `_sgd_epoch_csr`, without a penalty, for weights of 16 bits.
 
@@ -296,7 +302,7 @@ def _sgd_epoch_int16(
     z, g = np.empty_like(b), np.empty(b.size, np.int16)
     _sgd_rows_int16(
         *arrays, order, y, table, weight, step, lift, decay, unit, factor,
-        rate, np.float32(bias), 2 * lo, W, b, loss, z, g, state
+        rate, np.float32(bias), 2 * lo, W, b, loss, halt, z, g, state
     )  # fmt: skip
 
 
@@ -323,13 +329,15 @@ def _batch_gradient(Z, rows, b, y, table, weight, step, factor, rate, loss):
 
 def _sgd_epoch_dense(
     X, batch_size, order, y, table, weight, step, gain, decay, shrink, rate, bias,
-    lo, W, b, loss
+    lo, W, b, loss, halt
 ):  # fmt: skip
     """As `_sgd_epoch_csr` for a dense X: a step a batch, the products by BLAS."""
     W = W[:, lo : lo + b.size]
     shrunk = np.repeat(rate != 0, b.size // rate.size).astype(np.float32)
     update = np.empty((min(_TILE, W.shape[0]), b.size), np.float32)
     for t in range(0, order.size, batch_size):
+        if halt[0]:
+            break
         rows = order[t : t + batch_size]
         Xb = X[rows].astype(np.float32, copy=False)
         factor = decay[0] + (decay[1] - decay[0]) * t / order.size
@@ -505,25 +513,29 @@ def train_all(X, y, table, W, b, first, zero, settings, n_jobs, task=SilentTask)
         None if i % n_parallel else (i // n_parallel, n_parts)
         for i in range(len(blocks))
     ]
-    columns = [slice(r[0] * n_buckets, (r[-1] + 1) * n_buckets) for r in blocks]
-    with threadpool_limits(1, "blas"):
-        results = Parallel(n_jobs=n_jobs, prefer="threads")(
-            delayed(_train_task)(
-                task(r[0]),
-                X,
-                y,
-                table[:, r],
-                Columns(W, b, c.start, c.stop, zero, part),
-                settings,
+    halt = np.zeros(1, np.bool_)
+    columns = [
+        Columns(W, b, r[0] * n_buckets, (r[-1] + 1) * n_buckets, zero, part, halt)
+        for r, part in zip(blocks, parts, strict=True)
+    ]
+    with one_blas_thread():
+        try:
+            results = Parallel(n_jobs=n_jobs, prefer="threads")(
+                delayed(_train_task)(task(r[0]), X, y, table[:, r], c, settings)
+                for r, c in zip(blocks, columns, strict=True)
             )
-            for r, c, part in zip(blocks, columns, parts, strict=True)
-        )
+        except BaseException:  # joblib leaves threads behind that would write on
+            halt[0] = True
+            for c in columns:
+                with c.in_use:  # waits for the thread
+                    pass
+            raise
     in_place = []
     for r, c, (arrays, _, _) in zip(blocks, columns, results, strict=True):
         if arrays is None:
             in_place.append(r)
         else:
-            W[:, c], b[c] = arrays
+            W[:, c.lo : c.hi], b[c.lo : c.hi] = arrays
     if settings.unit is not None:
         to_float(W, in_place, n_buckets, settings.unit)
     return max(int(n_iter.max()) for _, n_iter, _ in results)
@@ -545,19 +557,36 @@ class Columns:
 
     `part` is for what is printed: tasks run in so many parts, one after the other, and
     the first task of each part has the part's number and how many there are.
+
+    The task holds the lock `in_use` and ends soon after `halt` (1,), bool, is set.  In
+    another process nobody sets it.
     """
 
-    def __init__(self, W, b, lo, hi, zero, part=(0, 1)):
+    _OF_PROCESS = ("halt", "in_use")
+
+    def __init__(self, W, b, lo, hi, zero, part=(0, 1), halt=None):
         self.W, self.b, self.lo, self.hi, self.zero = W, b, lo, hi, zero
         self.part = part
         self.in_place = True
+        self.halt = np.zeros(1, np.bool_) if halt is None else halt
+        self.in_use = threading.RLock()
 
     def __getstate__(self):
+        if not self.in_place:  # Dask's scheduler hands on what it was sent
+            return {k: v for k, v in self.__dict__.items() if k not in self._OF_PROCESS}
         lo, hi = self.lo, self.hi
         W = None if self.zero else np.ascontiguousarray(self.W[:, lo:hi])
         state = {"W": W, "b": self.b[lo:hi], "shape": (self.W.shape[0], hi - lo)}
         state |= {"part": self.part}
         return state | {"lo": 0, "hi": hi - lo, "zero": self.zero, "in_place": False}
+
+    def __setstate__(self, state):
+        self.__dict__ |= state
+        self.halt, self.in_use = np.zeros(1, np.bool_), threading.RLock()
+
+    def check_halt(self):
+        if self.halt[0]:
+            raise RuntimeError("Training was stopped: another task of it failed.")
 
     def arrays(self):
         """The weights, the intercepts of the columns and the first column."""
@@ -571,9 +600,11 @@ class Columns:
         return None if self.in_place else (self.W, self.b)
 
 
-def _train_task(task, *arguments):
-    with task.running():
-        return train(*arguments, task)
+def _train_task(task, X, y, table, columns, settings):
+    with columns.in_use:
+        columns.check_halt()
+        with task.running():
+            return train(X, y, table, columns, settings, task)
 
 
 def train(X, y, table, columns, settings, task=_SILENT):
@@ -612,7 +643,7 @@ def train(X, y, table, columns, settings, task=_SILENT):
     def run(rows, step, decay, penalty, state=0):
         loss = np.zeros(n_repetitions)
         common = (rows, y, table, s.weight, step)
-        trained = (rate, s.bias, lo, W, b, loss)
+        trained = (rate, s.bias, lo, W, b, loss, columns.halt)
         if lift is not None:
             _sgd_epoch_int16(X, *common, lift, decay, s.unit, factor, *trained, state)
         elif sp.issparse(X):
@@ -622,6 +653,7 @@ def train(X, y, table, columns, settings, task=_SILENT):
                 _sgd_epoch_dense(
                     X, s.batch_size, *common, s.gain, decay, penalty, *trained
                 )
+        columns.check_halt()
         return loss / max(s.weight[rows].sum(dtype=np.float64), np.finfo(float).tiny)
 
     started = time.perf_counter()

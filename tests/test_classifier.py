@@ -38,7 +38,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
-from sklearn_mach import MACHClassifier, _hashing, theory
+from sklearn_mach import MACHClassifier, _classifier, _hashing, theory
 from sklearn_mach.metrics import class_ranks
 
 DECODERS = ["log_mean", "mean", "min", "median"]
@@ -334,6 +334,18 @@ def test_processes_and_read_only_memory_maps_change_no_bit(blobs, storage):
         processes.fit(X, y).set_params(warm_start=True, n_repetitions=5).fit(X, y)
         processes.partial_fit(X, y)
     assert_same_model(processes, threads)
+
+
+def test_processes_train_base_classifiers_further_that_come_read_only(blobs):
+    X, y = blobs(40)
+    here = MACHClassifier(
+        SGDClassifier(loss="log_loss"), n_repetitions=3, n_buckets=3, random_state=0
+    )
+    there = clone(here).set_params(n_jobs=2)
+    here.partial_fit(X, y, np.arange(6)).partial_fit(X, y)
+    with joblib.parallel_config("loky", max_nbytes=1):  # as memory maps of files
+        there.partial_fit(X, y, np.arange(6)).partial_fit(X, y)
+    assert_array_equal(there.decision_function(X), here.decision_function(X))
 
 
 def test_n_jobs_changes_nothing_for_base_classifiers(blobs):
@@ -1610,6 +1622,18 @@ def test_as_many_classes_as_rows_are_nothing_to_warn_of(method):
     classes = {"classes": range(30)} if method == "partial_fit" else {}
     getattr(model, method)(np.eye(30), np.arange(30), **classes)
     assert model.classes_.size == 30
+
+
+@pytest.mark.parametrize("dtype", [int, float, str, object])
+def test_labels_are_checked_without_filters_of_warnings(dtype, monkeypatch):
+    # They belong to the whole process: fits in several threads would leave others.
+    monkeypatch.setattr(_classifier, "warnings", None)
+    y = np.arange(30).astype(str if dtype is object else dtype).astype(dtype)
+    checked = MACHClassifier()._validate(np.eye(30), y, reset=True)[1]
+    assert_array_equal(checked, y)
+    if dtype is float:
+        with pytest.raises(ValueError, match="continuous"):
+            MACHClassifier()._validate(np.eye(30), y + 0.5, reset=True)
 
 
 def test_the_smallest_number_of_repetitions_in_the_message_is_accepted(blobs):

@@ -4,6 +4,10 @@ All but two tests go through the estimator, with a step and an order of rows tha
 reference is given too.
 """
 
+import pickle
+import threading
+from contextlib import contextmanager
+
 import numba
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from sklearn.utils import check_random_state
 
 from sklearn_mach import MACHClassifier, _int16, _softmax
 from sklearn_mach._compat import njit
+from sklearn_mach._progress import SilentTask
 
 COMPILED = not numba.config.DISABLE_JIT
 SEED = 3
@@ -387,6 +392,76 @@ def test_a_tolerance_no_epoch_meets_stops_after_n_iter_no_change():
     assert model.n_iter_ == 4  # the first epoch improves on nothing
     model.set_params(tol=None)
     assert model.fit(X, y).n_iter_ == 20
+
+
+@pytest.mark.parametrize("zero", [True, False])
+def test_columns_may_be_pickled_more_than_once(zero):
+    W, b = np.arange(40, dtype=np.float32).reshape(5, 8), np.arange(8, dtype=np.float32)
+    sent = _softmax.Columns(W * (not zero), b, 2, 6, zero, part=(1, 3))
+    for _ in range(2):
+        sent = pickle.loads(pickle.dumps(sent))
+    weights, intercepts, lo = sent.arrays()
+    assert_array_equal(weights, W[:, 2:6] * (not zero))
+    assert_array_equal(intercepts, b[2:6])
+    assert (lo, sent.part, sent.zero) == (0, (1, 3), zero)
+    sent.check_halt()
+
+
+def test_when_one_block_fails_no_other_goes_on_to_write():
+    X, y, _, table = problem()
+    X, y, table = sp.csr_matrix(X), y.astype(np.int32), table.astype(np.uint8)
+    options = learner(table, max_iter=100_000).get_params(deep=False)
+    settings = _softmax.make_settings(X, None, options, 0)
+    second_has_begun, running = threading.Event(), set()
+
+    class Task(SilentTask):
+        def __init__(self, first):
+            self.first = int(first)
+
+        @contextmanager
+        def running(self):
+            running.add(self.first)
+            try:
+                yield
+            finally:
+                running.remove(self.first)
+
+        def begin_epoch(self):
+            if self.first != 0:
+                second_has_begun.set()
+            elif second_has_begun.wait(60):
+                raise ValueError("The first block fails.")
+
+    W, b = np.zeros((7, 9), np.float32), np.zeros(9, np.float32)
+    with pytest.raises(ValueError, match="The first block fails"):
+        _softmax.train_all(X, y, table, W, b, 0, True, settings, 2, Task)
+    assert not running
+    assert second_has_begun.is_set()
+
+
+@pytest.mark.parametrize("storage", ["float32", "16 bits", "dense"])
+def test_a_pass_ends_where_another_thread_halts_it(storage):
+    n_features, n_steps = 20_000, 100_000
+    X = np.ones((1, n_features), np.float32)
+    order, y = np.zeros(n_steps, np.int32), np.zeros(1, np.int32)
+    table, weight = np.zeros((1, 1), np.uint8), np.ones(1, np.float32)
+    step, gain, rate = np.zeros(1, np.float32), X[0].copy(), np.ones(1, np.float32)
+    W, b = np.zeros((n_features, 16), np.float32), np.zeros(16, np.float32)
+    decay, loss, halt = np.zeros(2), np.zeros(1), np.zeros(1, np.bool_)
+    common = order, y, table, weight, step
+    trained = rate, 1.0, 0, W, b, loss, halt
+    halting = threading.Timer(0.05, lambda: halt.fill(True))
+    halting.start()
+    if storage == "float32":
+        _softmax._sgd_epoch_csr(sp.csr_matrix(X), *common, gain, decay, 0.0, *trained)
+    elif storage == "16 bits":
+        _softmax._sgd_epoch_int16(
+            sp.csr_matrix(X), *common, gain, decay, gain, rate, *trained, 0
+        )
+    else:
+        _softmax._sgd_epoch_dense(X, 1, *common, gain, decay, 0.0, *trained)
+    halting.join()
+    assert loss < 0.9 * n_steps * np.log(16)  # what all steps would make
 
 
 @pytest.mark.parametrize("sparse", [False, True])
