@@ -58,7 +58,7 @@ from ._backends import (
     predicting_device,
     resolve_device,
 )
-from ._calibration import fit_scalars, log_proportions
+from ._calibration import fit_adjustment, fit_scalars, log_proportions
 from ._compat import (
     CallbackSupportMixin,
     HasMethods,
@@ -81,7 +81,11 @@ from ._stages import decode_stages
 _SMOOTHING = 1e-3
 _CALIBRATION_ROWS = 10_000  # with fewer rows probabilities are not calibrated
 _CALIBRATION_SCORES = 20_000_000  # class scores that the calibration may look at
+_ADJUSTMENT_ROWS = 2_500  # rows that show the logit adjustment, if there are so many
+_N_BEST = 5  # classes of a row among which it ranks the true one, as `predict_topk`
 _CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
+_FEW_VALUES = 4  # non-zeros of a column, on average, that are worth its weights
+_MANY_BYTES = 1 << 28  # of weights, below which nobody minds
 _UNCOUNTED = 1 << 26  # bytes that a fit may take besides the weights
 _PLAIN_VALUES = 100_000  # values of X that are checked in the short way
 _DECODERS = ("log_mean", "mean", "min", "median")
@@ -144,6 +148,15 @@ class MACHClassifier(
         How the R bucket probabilities of a class are merged: the mean of their
         logarithms, their mean (the paper's estimator), their minimum (count-min) or
         their median.
+
+    logit_adjustment : float or "auto", default="auto"
+        How much is taken from the "log_mean" of a class for its frequency: tau in
+        ``score_k - tau log(K pi_k)``, where pi_k is the share of the class in the
+        weights of the training rows.  Merged scores favour frequent classes, so that a
+        positive tau makes rare classes come first more often; a larger one gives more
+        of the tail, at the cost of top-k accuracy from some value on.  "auto" fits it
+        to rows that are set aside, by how they rank the true class among the five best,
+        and shrinks it by its standard error; it is 0 where no rows are set aside.
 
     device : {"auto", "cpu", "cuda"} or str, default="auto"
         Where the built-in learner trains and predicts: "cuda" on all NVIDIA GPUs,
@@ -215,6 +228,8 @@ class MACHClassifier(
         The bucket of each class in each repetition.
     device_ : str
         The device in use.
+    logit_adjustment_ : float
+        The logit adjustment in use.
     n_iter_ : int
         Epochs done by the repetition that was trained for longest.
     estimators_ : list of classifiers
@@ -297,6 +312,10 @@ class MACHClassifier(
         "n_buckets": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"})],
         "hashing": [StrOptions({"balanced", "universal", "clustered"}), "array-like"],
         "decoder": [StrOptions(set(_DECODERS))],
+        "logit_adjustment": [
+            Interval(Real, None, None, closed="neither"),
+            StrOptions({"auto"}),
+        ],
         "device": [str],
         "learning_rate": [
             Interval(Real, 0, None, closed="neither"),
@@ -327,6 +346,7 @@ class MACHClassifier(
         n_buckets="auto",
         hashing="clustered",
         decoder="log_mean",
+        logit_adjustment="auto",
         device="auto",
         learning_rate="auto",
         max_iter="auto",
@@ -347,6 +367,7 @@ class MACHClassifier(
         self.n_buckets = n_buckets
         self.hashing = hashing
         self.decoder = decoder
+        self.logit_adjustment = logit_adjustment
         self.device = device
         self.learning_rate = learning_rate
         self.max_iter = max_iter
@@ -685,6 +706,11 @@ class MACHClassifier(
         n_nonzeros = X.nnz if sp.issparse(X) else X.size
         given = None
         n_repetitions, n_buckets = self.n_repetitions, self.n_buckets
+        if warm:  # "auto" depends on free memory, in which the model itself is now
+            if n_repetitions == "auto":
+                n_repetitions = self.n_repetitions_
+            if n_buckets == "auto":
+                n_buckets = self.n_buckets_
         if not isinstance(self.hashing, str):
             given = _check_table(self.hashing, n_classes, n_repetitions, n_buckets)
             given, n_repetitions, n_buckets = given
@@ -727,6 +753,7 @@ class MACHClassifier(
                     stacklevel=3,
                 )
         self._check_memory(n_classes, n_features, n_repetitions, n_buckets)
+        self._warn_about_columns(X, n_nonzeros, n_repetitions, n_buckets)
         order_seed, seeds = self._draw_seeds(n_repetitions)
         table = given
         if table is None:
@@ -778,7 +805,10 @@ class MACHClassifier(
         if self.estimator is not None or free is None:
             return
         needed = theory.model_bytes(n_features, n_repetitions, n_buckets)
-        if needed <= free:
+        trial = 0
+        if self.learning_rate == "auto":
+            trial = _softmax.probe_bytes(n_features, n_repetitions * n_buckets)
+        if needed + (trial if trial > _UNCOUNTED else 0) <= free:
             return
         fitting = theory.largest_sizes(
             n_classes, n_buckets, free // theory.model_bytes(n_features, 1, 1)
@@ -793,6 +823,23 @@ class MACHClassifier(
             f"for {n_features} features take {needed} bytes ({format_bytes(needed)}), "
             f"but only {free} bytes ({format_bytes(free)}) are free. {advice}"
         )
+
+    def _warn_about_columns(self, X, n_nonzeros, n_repetitions, n_buckets):
+        """Warn of weights that are many for so few values to learn them from."""
+        n_features = X.shape[1]
+        n_bytes = theory.model_bytes(n_features, n_repetitions, n_buckets)
+        is_sparse = n_nonzeros < _FEW_VALUES * n_features
+        if self.estimator is None and is_sparse and n_bytes > _MANY_BYTES:
+            warnings.warn(
+                f"The weights take {format_bytes(n_bytes)}, but X has only "
+                f"{n_nonzeros:,} non-zeros in {n_features:,} columns, "
+                f"{n_nonzeros / n_features:.1f} a column. Fewer columns make the model "
+                "smaller and hardly less accurate: a smaller n_features of "
+                "HashingVectorizer, a larger min_df of TfidfVectorizer, or "
+                "sklearn.feature_selection.VarianceThreshold.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _n_tasks(self, X, plan):
         """The number of tasks in which the repetitions are trained, None if unknown."""
@@ -809,22 +856,33 @@ class MACHClassifier(
 
         ``task(name, r, ...)`` gives the task that begins with repetition r.
         """
+        continued = method == "partial_fit" and plan.n_old > 0
+        n_classes = plan.table.shape[0]
         self.n_repetitions_, self.n_buckets_ = plan.n_repetitions, plan.n_buckets
         if plan.table is not getattr(self, "bucket_table_", None):
             self._chance = _hashing.collision_chance(
                 plan.table, plan.n_buckets, self.hashing
             )
         self.bucket_table_ = plan.table
-        self._set_offset(None)
+        if not continued:
+            self._scalars, self.logit_adjustment_ = None, 0.0
+            self._class_weights = np.zeros(n_classes)
+            self._set_offset(None)
         self.__dict__.setdefault("_placed", {}).clear()  # copies on a device
+        held = np.empty(0, np.int32)
         if self.estimator is None:
-            self._train_softmax(method, X, y, weight, plan, task)
+            held, held_weight = self._train_softmax(method, X, y, weight, plan, task)
             self.__dict__.pop("estimators_", None)
         else:
             self.device_ = "cpu"
             self._train_estimators(method, X, y, params, plan, task)
-            for name in ("_weights", "_intercepts", "_scalars"):
+            for name in ("_weights", "_intercepts"):
                 self.__dict__.pop(name, None)
+        counts = np.bincount(y, weight, n_classes)
+        self._class_weights = self._class_weights + counts
+        self._adjust(self.logit_adjustment_)
+        if held.size:
+            self._fit_scalars(X[held], y[held], held_weight)
 
     def _train_estimators(self, method, X, y, params, plan, task):
         estimators = list(self.estimators_) if plan.n_old else []
@@ -854,53 +912,57 @@ class MACHClassifier(
         )
 
     def _train_softmax(self, method, X, y, weight, plan, task):
+        """Train the built-in learner; the rows set aside, and their weights."""
         n_samples, n_features = X.shape
         width, n_buckets = plan.n_repetitions * plan.n_buckets, plan.n_buckets
-        continued = method == "partial_fit" and plan.n_old > 0
+        is_block = method == "partial_fit"
+        continued = is_block and plan.n_old > 0
+        n_iter, seen, factor, waiting = 0, None, None, []
         if continued:
-            mean_length, seed = self._mean_length, self._order_seed + self.n_iter_
-            seen, block, factor = self.t_, self._block, self._factor
-        else:
-            # the rows set aside stay the same when repetitions are added
-            seed = self._order_seed if plan.n_old else plan.order_seed
-            mean_length = None
-            seen, block, factor = 0, n_samples, None
+            n_iter, seen = self.n_iter_, self._seen
+            factor, waiting = self._factor, self._waiting
+        # the rows set aside stay the same when repetitions are added
+        order_seed = self._order_seed if plan.n_old else plan.order_seed
+        seed = order_seed + self.t_ if continued else order_seed
         self.device_ = choose_device(self.device, X, width)
         device = backend(self.device_)
         # not get_params: a sub-class may have other parameters
         names = MACHClassifier._parameter_constraints
         options = {name: getattr(self, name) for name in names}
         options["batch_size"] = device.batch_size(options, n_samples)
-        if method == "partial_fit":
-            options |= {"max_iter": 1, "early_stopping": False}
         n_held = 0
-        if method == "fit":
+        if is_block:
+            options |= {"max_iter": 1, "early_stopping": False}
+        else:
             n_held = _n_calibration(n_samples, plan.table.shape[0], n_buckets)
-        settings = _softmax.make_settings(
-            X,
-            weight,
-            options,
-            seed,
-            mean_length,
-            n_held,
-            use_gains=method == "fit",
-            n_columns=width if self.device_ == "cpu" else 0,
-        )
-        if method == "partial_fit":
-            decay = 1 / np.sqrt(1 + seen / block)
-            settings = settings._replace(decay=[(decay, decay)])
+
+        def settings_of(X, y, weight, seen=None):
+            n_columns = width if self.device_ == "cpu" else 0
+            return _softmax.make_settings(
+                X, y, weight, options, seed, seen, n_held, n_columns, is_block
+            )
+
+        settings, seen = settings_of(X, y, weight, seen)
         if self.learning_rate == "auto":
             if factor is None:
-                factor = _softmax.probe_step(
-                    X, y, plan.table[:, 0], n_buckets, settings
-                )
-            settings = settings.scaled(factor)
+                rows, trial = (X, y), settings
+                if is_block:
+                    ones = np.ones(n_samples)
+                    waiting = [*waiting, (X, y, ones if weight is None else weight)]
+                if len(waiting) > 1:  # rows of earlier blocks, too few for a trial
+                    *rows, weights = _stack(waiting)
+                    trial = settings_of(*rows, weights)[0]
+                column = plan.table[:, 0]
+                factor = _softmax.probe_step(*rows, column, n_buckets, trial, width)
+                if factor is not None:
+                    waiting = []
+            settings = settings.scaled(factor or _softmax.DEFAULT_FACTOR)
 
         first = 0 if continued else plan.n_old
         if continued:
             W, b = self._weights, self._intercepts
-            if not W.flags.writeable:  # mapped from a file
-                W, b = W.copy(), b.copy()
+            if isinstance(W, np.memmap) or not W.flags.writeable:  # of a file
+                W, b = np.array(W), np.array(b)
             all_rows = self.alpha > 0 or not sp.issparse(X)
             touched = slice(None) if all_rows else np.unique(X.indices)
             before = W[touched].copy(), b.copy()
@@ -910,20 +972,22 @@ class MACHClassifier(
             if plan.n_old:
                 W[:, : plan.n_old * n_buckets] = self._weights
                 b[: plan.n_old * n_buckets] = self._intercepts
+        # as `train_all` finds them; in a worker's thread joblib counts other threads
+        blocks = _softmax.split_repetitions(
+            X, first, plan.n_repetitions, n_buckets, self.n_jobs
+        )
 
         def attributes():
             weights = W.copy()
             if settings.unit is not None:
-                sizes = first, plan.n_repetitions, n_buckets
-                blocks = _softmax.split_repetitions(X, *sizes, self.n_jobs)
                 _softmax.to_float(weights, blocks, n_buckets, settings.unit)
-            return {"_weights": weights, "_intercepts": b.copy(), "_scalars": None}
+            return {"_weights": weights, "_intercepts": b.copy()}
 
         block_task = partial(
             task, "repetitions", n_epochs=len(settings.decay), attributes=attributes
         )
         try:
-            n_iter = device.train_all(
+            n_done = device.train_all(
                 X,
                 y,
                 plan.table,
@@ -939,35 +1003,117 @@ class MACHClassifier(
             if continued:  # the weights are trained in place
                 W[touched], b[:] = before
             raise
-        if continued:
-            n_iter += self.n_iter_
-        elif plan.n_old:
-            n_iter = max(n_iter, self.n_iter_)
+        self.t_ = n_samples * max(n_done, is_block) + (self.t_ if continued else 0)
         self._weights, self._intercepts = W, b
-        self._mean_length, self._order_seed = settings.bias, seed
-        self._factor, self._block, self.n_iter_ = factor, block, n_iter
-        self.t_ = seen + n_samples * (n_iter if method == "fit" else 1)
-        if n_held:
-            self._scalars = self._calibrate(X, y, plan, settings, n_held)
-        elif not continued:
-            self._scalars = None
+        self._order_seed, self._seen = order_seed, seen
+        self._factor, self._waiting = factor, waiting
+        if is_block:
+            self.n_iter_ = n_iter + n_done
+        else:
+            self.n_iter_ = max(n_done, self.n_iter_ if plan.n_old else 0)
+        held = settings.held[:n_held]
+        return held, settings.row_weight(held)
 
-    def _calibrate(self, X, y, plan, settings, n_held):
-        """The scalars of the probabilities that suit the rows that were set aside."""
-        n_classes, n_buckets = plan.table.shape[0], plan.n_buckets
+    # Calibrating --------------------------------------------------------------------
 
-        def chunks():
-            n_rows = max(_CALIBRATION_CHUNK // n_classes, 1)
-            for part in gen_batches(min(n_held, settings.held.size), n_rows):
-                rows = settings.held[part]
-                scores = _softmax.bucket_proba(
-                    X[rows], self._weights, self._intercepts, n_buckets, True
+    def calibrate(self, X, y, sample_weight=None):
+        """Fit the logit adjustment and the probabilities to rows not trained on.
+
+        `fit` does this by itself with rows that it sets aside, if there are at least
+        10,000 rows, and `partial_fit` never: it keeps what the last `fit` or
+        `calibrate` found.  Call it after the last block, or with rows that are more
+        like those to come.  The weights of the model stay as they are.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows that the model was not trained on, some hundreds at least.
+        y : array-like of shape (n_samples,)
+            Their labels, all of them in `classes_`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows, not negative.  `class_weight` is not applied.
+
+        Returns
+        -------
+        self : MACHClassifier
+            With other `logit_adjustment_`, if that is "auto", and probabilities.
+
+        Examples
+        --------
+        >>> from sklearn_mach import MACHClassifier
+        >>> from sklearn_mach.datasets import make_many_classes
+        >>> X, y = make_many_classes(3000, 500, 100, random_state=0)
+        >>> model = MACHClassifier(n_buckets=16, random_state=0)
+        >>> for start in range(0, 2000, 500):
+        ...     rows = slice(start, start + 500)
+        ...     _ = model.partial_fit(X[rows], y[rows], classes=range(100))
+        >>> model.calibrate(X[2000:], y[2000:]).predict_proba(X[:1]).shape
+        (1, 100)
+        """
+        self._check_prediction()
+        self._validate_params()
+        with self._unchanged_on_error():
+            X, y = self._validate(X, y)
+            codes = _encode_as(y, self.classes_)
+            weight = np.ones(codes.size)
+            if sample_weight is not None:
+                weight = _check_sample_weight(
+                    sample_weight, X, dtype=np.float64, ensure_non_negative=True
                 )
-                scores /= np.float32(plan.n_repetitions)
-                scores = decode_scores(scores, plan.table)
-                yield scores, y[rows], settings.weight[rows]
+            if not weight.any():
+                raise ValueError("sample_weight is zero for all rows.")
+            order = np.random.default_rng(0).permutation(codes.size)
+            order = order[weight[order] > 0]
+            self._fit_scalars(X[order], codes[order], weight[order])
+        return self
 
-        return fit_scalars(chunks(), _digits(n_classes, n_buckets))
+    def _fit_scalars(self, X, y, weight):
+        """Fit the logit adjustment and the scalars of the probabilities.
+
+        The rows are in a random order; the scalars look at the first of them.
+        """
+        table, n_classes = self.bucket_table_, self.classes_.size
+        scale, n_jobs = (True, self.n_repetitions_), self._n_threads()
+        if self.logit_adjustment == "auto":
+
+            def find(X, _):
+                scores = self._bucket_scores(X, scale)
+                return decode_topk(scores, table, min(_N_BEST, n_classes))
+
+            parts = zip(*self._map_chunks(find, X, n_jobs), strict=True)
+            best, scores = (np.concatenate(part) for part in parts)
+            self._adjust(
+                fit_adjustment(
+                    scores, self._log_prior()[best], best == y[:, None], weight
+                )
+            )
+
+        def score(rows):
+            scores = self._bucket_scores(X[rows], scale)
+            scores = decode_scores(scores, table, offset=self._offset)
+            return scores, y[rows], weight[rows]
+
+        n_rows = min(max(_CALIBRATION_SCORES // n_classes, 500), y.size)
+        size = max(_CALIBRATION_CHUNK // n_classes, 32)
+        chunks = Parallel(n_jobs=n_jobs, require="sharedmem", return_as="generator")(
+            delayed(score)(rows) for rows in gen_batches(n_rows, size)
+        )
+        self._scalars = fit_scalars(chunks, _digits(n_classes, self.n_buckets_))
+
+    def _log_prior(self):
+        """Logarithms of K times the shares of the classes, float64 (n_classes,)."""
+        share = self._class_weights / self._class_weights.sum()
+        return np.log(np.maximum(share, share[share > 0].min()) * share.size)
+
+    def _adjust(self, tau):
+        """Use a logit adjustment, which a parameter that is a number overrules."""
+        if self.logit_adjustment != "auto":
+            tau = float(self.logit_adjustment)
+        self.logit_adjustment_ = tau
+        if tau != 0:
+            self._set_offset((-tau * self._log_prior()).astype(np.float32))
+        elif self._offset is not None:
+            self._set_offset(None)
 
     # Predicting ---------------------------------------------------------------------
 
@@ -1303,9 +1449,12 @@ class MACHClassifier(
         divisor = self.n_repetitions_ if self._merge() == "sum" else 1
         return self.decoder == "log_mean", divisor
 
-    def _bucket_scores(self, X):
-        """Bucket scores, scaled for the decoder: float32 of shape (n, R, B)."""
-        log, divisor = self._scale()
+    def _bucket_scores(self, X, scale=None):
+        """Bucket scores, scaled for the decoder: float32 of shape (n, R, B).
+
+        scale : as `_scale` gives it, if not for the decoder
+        """
+        log, divisor = self._scale() if scale is None else scale
         if hasattr(self, "_weights"):
             functions, model = self._place()
             return functions.bucket_proba(model, X, log, divisor)
@@ -1341,17 +1490,17 @@ class MACHClassifier(
     @property
     def coef_(self):
         """Weights of the built-in learner, (n_repetitions, n_buckets, n_features)."""
-        self._check_learner("coef_")
+        self._check_built_in("coef_")
         shape = (-1, self.n_repetitions_, self.n_buckets_)
         return self._weights.reshape(shape).transpose(1, 2, 0)
 
     @property
     def intercept_(self):
         """Intercepts of the built-in learner, (n_repetitions, n_buckets)."""
-        self._check_learner("intercept_")
+        self._check_built_in("intercept_")
         return self._intercepts.reshape(self.n_repetitions_, self.n_buckets_)
 
-    def _check_learner(self, name):
+    def _check_built_in(self, name):
         """Refuse an attribute that only the built-in learner has, and before the fit.
 
         By errors for which `hasattr` is False.
@@ -1381,10 +1530,18 @@ def _digits(n_classes, n_buckets):
 
 
 def _n_calibration(n_samples, n_classes, n_buckets):
-    """Rows to set aside for the probabilities: at most 2 % of them and 10,000."""
+    """Rows to set aside for `_fit_scalars`: at most 2 % of them and 10,000."""
     if n_classes <= n_buckets or n_samples < _CALIBRATION_ROWS:
         return 0
-    return min(n_samples // 50, max(_CALIBRATION_SCORES // n_classes, 500), 10_000)
+    n_rows = max(_CALIBRATION_SCORES // n_classes, _ADJUSTMENT_ROWS)
+    return min(n_samples // 50, n_rows, 10_000)
+
+
+def _stack(blocks):
+    """Blocks of rows, classes and weights as one."""
+    X, y, weight = zip(*blocks, strict=True)
+    stack = partial(sp.vstack, format="csr") if sp.issparse(X[0]) else np.concatenate
+    return stack(X), np.concatenate(y), np.concatenate(weight)
 
 
 def _check_labels(labels, name):

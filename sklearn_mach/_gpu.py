@@ -522,7 +522,11 @@ class _Turn:
         self.scale = 1.0  # the weights are scale * W
         n_rows = max(min(settings.batch_size, len(y)), 1)
         self.Z = cupy.zeros((n_rows, self.pitch), np.float32)
-        self.gain = cupy.asarray(settings.gain)
+        self.gain = self.slowed_gain = cupy.asarray(settings.gain)
+        self.bias = settings.bias
+        self.past, self.slow = (
+            cupy.asarray(array[:-1]) for array in (settings.past, settings.slow)
+        )
         self.kernels = _kernels(cupy.cuda.Device().id)
         self.bound = 2.0 if rows.sparse else np.inf  # dense steps are cut beforehand
 
@@ -537,10 +541,11 @@ class _Turn:
         started = time.perf_counter()
         for epoch, decay in enumerate(s.decay):
             task.begin_epoch()
-            order = np.random.default_rng([s.seed, epoch]).permutation(s.train)
-            loss = self._pass(order, decay, rate, True)
+            rng = np.random.default_rng([s.seed, epoch])
+            order = rng.permutation(s.visited(s.train))
+            loss = self._pass(order, decay, rate, True, epoch)
             if s.early_stopping:
-                loss = self._pass(s.held, decay, rate, False)
+                loss = self._pass(s.visited(s.held), decay, rate, False)
             if not (np.isfinite(loss).all() and bool(cupy.isfinite(self.b).all())):
                 raise ValueError(
                     f"The weights overflowed in epoch {epoch + 1}. Use a smaller "
@@ -563,7 +568,7 @@ class _Turn:
         _to_host(self.W, self.host[0])
         self.host[1][:] = self.b.get()[: self.host[1].size]
 
-    def _pass(self, order, decay, rate, learn):
+    def _pass(self, order, decay, rate, learn, epoch=0):
         """One pass over the rows `order`; the mean loss of each repetition (R,)."""
         s, size = self.settings, self.settings.batch_size
         total = s.weight[order].sum(dtype=np.float64)
@@ -613,6 +618,7 @@ class _Turn:
                 )
                 if not learn:
                     continue
+                self._slow_down(epoch + done)
                 entries = None if dense else transposed(t // size)
                 self._update(X, entries, n_rows, step[batch], device_rate, factor)
                 if s.penalty:
@@ -637,10 +643,24 @@ class _Turn:
             start = tasks[-1].stop
         return tasks
 
+    def _slow_down(self, t):
+        """Steps of the features and the intercept after t epochs, if they fall."""
+        s = self.settings
+        if s.slow.any() or s.past.any():
+            self.slowed_gain = self.gain / cupy.sqrt(1 + self.past + self.slow * t)
+            self.bias = s.bias / np.sqrt(1 + s.past[-1] + s.slow[-1] * t)
+
     def _update(self, X, entries, n_rows, step, rate, factor):
         """The step of a batch, whose gradients are in Z."""
         if entries is None:
-            gemm(True, X * self.gain, self.Z[:n_rows], self.W, -1 / self.scale, 1.0)
+            gemm(
+                True,
+                X * self.slowed_gain,
+                self.Z[:n_rows],
+                self.W,
+                -1 / self.scale,
+                1.0,
+            )
             entries = 0, *[self.b] * 4  # intercept only
         n_features, *entries = entries
         threads = _threads(self.pitch)
@@ -650,11 +670,11 @@ class _Turn:
             (
                 *entries,
                 step,
-                self.gain,
+                self.slowed_gain,
                 np.int32(n_rows),
                 np.float32(factor),
                 np.float32(self.bound),
-                np.float32(self.settings.bias),
+                np.float32(self.bias),
                 np.float32(1 / self.scale),
                 rate,
                 np.int32(self.R),

@@ -9,7 +9,8 @@ way the repetitions are dealt changes no bit of the result.
 For a row x of class y with weight s, every repetition r takes the step
 ``W_r -= eta s (g * x) (softmax(x W_r + b_r) - onehot(h_r(y)))``; the intercept is the
 weight of one more feature, whose value is the typical length of a row.  The gains g
-(d,) give rare features longer steps, see `feature_gains`.
+(d,) give rare features longer steps, see `feature_gains`.  A row of large weight is
+visited more often instead of taking a longer step, see `make_settings`.
 
 An epoch over CSR rows is as fast as memory brings the weights.  Where they do not fit
 the caches they are therefore integers of 16 bits while they are trained, in units of
@@ -26,6 +27,8 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from joblib import effective_n_jobs
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
@@ -45,11 +48,19 @@ _SMALLEST = 1e-30  # squared length of a row, and its inverse the largest
 _N_PROBE = 30_000  # rows of the trial
 _N_PROBE_BUCKETS = 64  # at most, in the trial
 _N_PROBE_MIN = 1_000  # with fewer rows there is no trial
-_STEP = 4.0  # but this factor
+_PROBE_VISITS = 72_000  # of rows, in three to five epochs
+_PROBE_SHARE = 10  # the trial takes this part of the bytes of the weights
+_PROBE_BYTES = 16 << 20  # or these, if that is less
 _CACHED = 32 << 20  # bytes of weights that are not worth 16 bits
 _RANGE = 128.0  # steps of a feature, at least, that fit its 16 bits
 _SCALE_RATIO = 1e3  # features whose scales differ by more are reported
-_PROBE_FACTORS = np.float32(2.0) ** np.arange(-2, 5, dtype=np.float32)
+_LOG_SCALES = (-5.0, 2.0)  # logarithms of inverse temperatures
+_PROBE_POWERS = range(-2, 6)  # of two, the factors that the trial may compare
+DEFAULT_FACTOR = 4.0  # where there are too few rows for a trial
+_SLOW_VISITS = 1024  # of a feature, after which its steps have fallen to 0.7
+_SLOW_ROWS = 20_000  # after which all steps have, with a penalty
+_HEAVIEST = 2.0  # weight of a visit, of rows that weigh 1 on average
+_LONGEST = 4.0  # times the median squared length, at most, is a typical one
 
 _SILENT = SilentTask()
 
@@ -144,8 +155,8 @@ def _softmax_gradient(z, scale, b, codes, step, rate, bias, weight, loss):
 
 @njit(fastmath=_ELEMENTWISE)
 def _sgd_rows_csr(
-    data, indices, indptr, order, first, y, table, weight, step, gain, decay, shrink,
-    rate, bias, lo, W, b, loss, halt, z, W_read
+    data, indices, indptr, order, first, y, table, weight, step, gain, past, slow,
+    decay, shrink, rate, bias, lo, W, b, loss, halt, z, W_read
 ):  # fmt: skip
     """Steps for the rows `order` of a CSR matrix from number `first` on.
 
@@ -160,19 +171,23 @@ def _sgd_rows_csr(
             break
         i = order[t]
         start, stop = np.int64(indptr[i]), np.int64(indptr[i + 1])
-        factor = decay[0] + (decay[1] - decay[0]) * t / order.shape[0]
+        done = np.float32(t / order.shape[0])
+        factor = decay[0] + (decay[1] - decay[0]) * done
         row_step = np.float32(step[i] * factor)
+        row_bias = bias / np.sqrt(np.float32(1.0) + past[-1] + slow[-1] * done)
         row_weight = np.float64(weight[i])
         for q in range(z.shape[0]):
             z[q] = np.float32(0.0)
         _add_logits(data, indices, start, stop, W_read, lo, z)
         _softmax_gradient(
-            z, scale, b, table[y[i]], row_step, rate, bias, row_weight, loss
+            z, scale, b, table[y[i]], row_step, rate, row_bias, row_weight, loss
         )
         if row_step != 0.0:
             for p in range(start, stop):
-                v = np.float32(data[p]) * gain[indices[p]] / scale
-                w = W[indices[p], lo : lo + z.shape[0]]
+                j = indices[p]
+                v = np.float32(data[p]) * gain[j] / scale
+                v /= np.sqrt(np.float32(1.0) + past[j] + slow[j] * done)
+                w = W[j, lo : lo + z.shape[0]]
                 for q in range(z.shape[0]):
                     w[q] -= v * z[q]
         if shrink > 0.0:  # after the step, so that the optimum is that of the penalty
@@ -183,28 +198,29 @@ def _sgd_rows_csr(
 
 
 def _sgd_epoch_csr(
-    X, order, y, table, weight, step, gain, decay, shrink, rate, bias, lo, W, b, loss,
-    halt
+    X, order, y, table, weight, step, gain, past, slow, decay, shrink, rate, bias, lo,
+    W, b, loss, halt
 ):  # fmt: skip
     """One pass over the rows `order` of a CSR matrix, a step a row.
 
     y (n,), table (K, R): the classes and their buckets.  weight, step (n,): a row's
     share in the loss and its step at decay 1; without a step nothing is updated.
-    gain (d,): factor of the steps of a feature.
+    gain (d,): factor of the steps of a feature.  past, slow (d + 1,): steps are divided
+    by ``sqrt(1 + past + slow t)``, where t goes from 0 to 1 in the pass.
     decay: its values at both ends of the pass.  shrink is the L2 penalty times the
     common step.  rate (R,): factor of the steps of a repetition, 0 where training has
     stopped.
-    bias: square of the value of the intercept's feature.  W (d, >= lo + R B), b (R B,)
-    and loss (R,), the sum of weight * -log P, are changed.  The pass ends where
-    another thread sets halt (1,), bool.
+    bias: square of the value of the intercept's feature, the last in past and slow.
+    W (d, >= lo + R B), b (R B,) and loss (R,), the sum of weight * -log P, are changed.
+    The pass ends where another thread sets halt (1,), bool.
     """
     *arrays, W_read = read_only(X.data, X.indices, X.indptr, W)
     z = np.empty_like(b)
     done = 0
     while done < order.size:
         done, scale = _sgd_rows_csr(
-            *arrays, order, done, y, table, weight, step, gain, decay, shrink,
-            rate, np.float32(bias), lo, W, b, loss, halt, z, W_read
+            *arrays, order, done, y, table, weight, step, gain, past, slow, decay,
+            shrink, rate, bias, lo, W, b, loss, halt, z, W_read
         )  # fmt: skip
         if scale != 1:
             scales = np.where(rate != 0, np.float32(scale), np.float32(1))
@@ -241,8 +257,8 @@ def _add_logits_int16(data, indices, start, stop, W, unit, lo, z):
 
 @njit(fastmath=_ELEMENTWISE)
 def _sgd_rows_int16(
-    data, indices, indptr, order, y, table, weight, step, lift, decay, unit, factor,
-    rate, bias, lo, W, b, loss, halt, z, g, state
+    data, indices, indptr, order, y, table, weight, step, lift, past, slow, decay,
+    unit, factor, rate, bias, lo, W, b, loss, halt, z, g, state
 ):  # fmt: skip
     """The steps of `_sgd_epoch_int16`.
 
@@ -255,8 +271,10 @@ def _sgd_rows_int16(
             break
         i = order[t]
         start, stop = np.int64(indptr[i]), np.int64(indptr[i + 1])
-        falling = decay[0] + (decay[1] - decay[0]) * t / order.shape[0]
+        done = np.float32(t / order.shape[0])
+        falling = decay[0] + (decay[1] - decay[0]) * done
         row_step = np.float32(step[i] * falling)
+        row_bias = bias / np.sqrt(one + past[-1] + slow[-1] * done)
         row_weight = np.float64(weight[i])
         for q in range(z.shape[0]):
             z[q] = np.float32(0.0)
@@ -264,7 +282,7 @@ def _sgd_rows_int16(
         for q in range(z.shape[0]):
             z[q] *= factor[q]
         _softmax_gradient(
-            z, one, b, table[y[i]], row_step, rate, bias, row_weight, loss
+            z, one, b, table[y[i]], row_step, rate, row_bias, row_weight, loss
         )
         if row_step == 0.0:
             continue
@@ -279,6 +297,7 @@ def _sgd_rows_int16(
             j = indices[p]
             state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
             k = np.float32(data[p]) * row_step * lift[j]
+            k /= np.sqrt(one + past[j] + slow[j] * done)
             k = np.int16(np.floor(k + np.float32(state >> 16) * np.float32(2.0**-16)))
             state = (state * 1664525 + 1013904223) & 0xFFFFFFFF
             dither = np.int32(state >> 16)
@@ -286,8 +305,8 @@ def _sgd_rows_int16(
 
 
 def _sgd_epoch_int16(
-    X, order, y, table, weight, step, lift, decay, unit, factor, rate, bias, lo, W, b,
-    loss, halt, state
+    X, order, y, table, weight, step, lift, past, slow, decay, unit, factor, rate, bias,
+    lo, W, b, loss, halt, state
 ):  # fmt: skip
     """As `_sgd_epoch_csr`, without a penalty, for weights of 16 bits.
 
@@ -301,8 +320,8 @@ def _sgd_epoch_int16(
     W = W.view(np.int16)
     z, g = np.empty_like(b), np.empty(b.size, np.int16)
     _sgd_rows_int16(
-        *arrays, order, y, table, weight, step, lift, decay, unit, factor,
-        rate, np.float32(bias), 2 * lo, W, b, loss, halt, z, g, state
+        *arrays, order, y, table, weight, step, lift, past, slow, decay, unit, factor,
+        rate, bias, 2 * lo, W, b, loss, halt, z, g, state
     )  # fmt: skip
 
 
@@ -328,8 +347,8 @@ def _batch_gradient(Z, rows, b, y, table, weight, step, factor, rate, loss):
 
 
 def _sgd_epoch_dense(
-    X, batch_size, order, y, table, weight, step, gain, decay, shrink, rate, bias,
-    lo, W, b, loss, halt
+    X, batch_size, order, y, table, weight, step, gain, past, slow, decay, shrink, rate,
+    bias, lo, W, b, loss, halt
 ):  # fmt: skip
     """As `_sgd_epoch_csr` for a dense X: a step a batch, the products by BLAS."""
     W = W[:, lo : lo + b.size]
@@ -340,17 +359,20 @@ def _sgd_epoch_dense(
             break
         rows = order[t : t + batch_size]
         Xb = X[rows].astype(np.float32, copy=False)
-        factor = decay[0] + (decay[1] - decay[0]) * t / order.size
+        done = np.float32(t / order.size)
+        factor = decay[0] + (decay[1] - decay[0]) * done
+        slowing = np.sqrt(1 + past + slow * done)
+        slowed = gain / slowing[:-1]
         Z = Xb @ W
         _batch_gradient(Z, rows, b, y, table, weight, step, factor, rate, loss)
         if not step.any():
             continue
-        b -= np.float32(bias) * Z.sum(axis=0)
+        b -= bias / slowing[-1] * Z.sum(axis=0)
         keep = 1 / (1 + np.float32(shrink * factor * rows.size) * shrunk)
         for j in range(0, W.shape[0], _TILE):  # a tile of W stays in the L2 cache
             tile = W[j : j + _TILE]
             change = np.matmul(Xb[:, j : j + _TILE].T, Z, out=update[: len(tile)])
-            change *= gain[j : j + _TILE, None]
+            change *= slowed[j : j + _TILE, None]
             tile -= change
             if shrink > 0:
                 tile *= keep
@@ -359,9 +381,12 @@ def _sgd_epoch_dense(
 class Settings(NamedTuple):
     """What the learner needs besides the data.
 
-    step : float32 array of shape (n_samples,), the step of each row at the start.
-    weight : float32 array of shape (n_samples,), its share in the loss.
+    step : float32 array of shape (n_samples,), the step of a row's visit at the start.
+    weight : float32 array of shape (n_samples,), the share of a visit in the loss.
+    visits : int array of shape (n_samples,), of each row in an epoch; None is one each.
     gain : float32 array of shape (n_features,), factors of the steps of the features.
+    past, slow : float32 arrays of shape (n_features + 1,), of the features and the
+        intercept: steps are divided by ``sqrt(1 + past + slow t)`` after t epochs.
     bias : float, square of the value of the intercept's feature.
     penalty : float, alpha times the common step.
     batch_size : int, rows a step of a dense X (a CSR X takes a step a row).
@@ -379,7 +404,10 @@ class Settings(NamedTuple):
 
     step: np.ndarray
     weight: np.ndarray
+    visits: np.ndarray | None
     gain: np.ndarray
+    past: np.ndarray
+    slow: np.ndarray
     bias: float
     penalty: float
     batch_size: int
@@ -401,45 +429,130 @@ class Settings(NamedTuple):
             unit = unit * np.float32(factor)
         return self._replace(step=step, penalty=self.penalty * factor, unit=unit)
 
+    def visited(self, rows):
+        """The rows, each as often as it is visited in an epoch."""
+        return rows if self.visits is None else np.repeat(rows, self.visits[rows])
+
+    def row_weight(self, rows):
+        """Weights of the rows: of all their visits together."""
+        weight = self.weight[rows]
+        return weight if self.visits is None else weight * self.visits[rows]
+
+
+class Seen(NamedTuple):
+    """Sums over the rows seen so far, from which their steps follow.
+
+    scale : float, that weights are divided by.
+    n_rows : int
+    weight : float, the sum of the weights.
+    length : float, the weighted sum of the squared lengths.
+    frequency, squares : float64 arrays of shape (n_features,), of `feature_sums`.
+    """
+
+    scale: float
+    n_rows: int
+    weight: float
+    length: float
+    frequency: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def nothing(cls, n_features):
+        return cls(0.0, 0, 0.0, 0.0, np.zeros(n_features), np.zeros(n_features))
+
+    def slowing(self):
+        """What the visits add to `past`: float32 (n_features + 1,)."""
+        n_visits = np.append(self.frequency, self.weight)
+        return (n_visits / _SLOW_VISITS).astype(np.float32)
+
+
+def see(X, weight, lengths, seen):
+    """Add rows to `Seen`; a few very long ones count as less long.
+
+    lengths (n_samples,): squared, of which those above four times the median count as
+    that, and the squares of the features in proportion.  One row of huge values would
+    otherwise stop the learning from all others, whose steps follow from the mean.
+    """
+    scale = float(seen.scale or weight.mean())
+    weight = (weight / scale).astype(np.float32)
+    positive = lengths[(lengths > 0) & (weight > 0)]
+    limit = _LONGEST * np.median(positive) if positive.size else np.inf
+    total, limited = (
+        weight @ values for values in (lengths, np.minimum(lengths, limit))
+    )
+    frequency, squares = feature_sums(X, weight)
+    if limited < total:
+        squares = feature_sums(X, weight * np.minimum(1, limit / lengths))[1]
+    if total > 2 * limited:
+        row = int(lengths.argmax())
+        ratio = np.sqrt(_LONGEST * lengths[row] / limit)
+        warnings.warn(
+            f"Some rows are much longer than the others: row {row} is about "
+            f"{ratio:.3g} times as long as the median row. They take steps of their "
+            "own and do not set those of the others. Bring the rows to unit length "
+            "with sklearn.preprocessing.Normalizer if their lengths mean nothing.",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
+    sums = X.shape[0], weight.sum(dtype=np.float64), limited, frequency, squares
+    return Seen(scale, *(old + new for old, new in zip(seen[1:], sums, strict=True)))
+
 
 def make_settings(
-    X, weight, options, seed, mean_length=None, n_held=0, use_gains=False, n_columns=0
+    X, y, weight, options, seed, seen=None, n_held=0, n_columns=0, is_block=False
 ):
     """Settings from the parameters of the estimator, the dictionary `options`.
 
-    `n_held` rows are set aside, or as many as early stopping asks for.  With
-    learning_rate "auto" the steps are those for a factor of one: the inverse of the
-    mean squared length of the rows (or of a row's own if that is larger), and for a
-    dense X divided by the `coherence` of a batch.  `use_gains` gives rare features
-    longer steps then, unless a penalty asks for equal ones.  With gains and rows of
-    equal weight, `n_columns` of W that do not fit the caches get 16 bits.
+    `n_held` rows are set aside, or as many as early stopping asks for, see
+    `set_aside`.  With learning_rate "auto" the steps are those for a factor of one: the
+    inverse of the mean squared length of the rows (or of a row's own if that is
+    larger), and for a dense X divided by the `coherence` of a batch.  Unless a penalty
+    asks for equal steps, rare features get longer ones then, and the steps of a feature
+    fall with the square root of its visits: frequent features settle while rare ones
+    still learn.  `n_columns` of W that do not fit the caches get 16 bits.
+
+    A row of more than twice the mean weight is visited more than once in an epoch, so
+    that no step is longer than two of a row of mean weight; a row of weight zero is not
+    visited.
+
+    All steps fall to zero at the end of the last epoch, but not in a block of rows of
+    which nobody knows how many will follow (`is_block`).
+
+    seen : sums over the rows of earlier blocks, or None.  Returns the settings and the
+    sums with these rows.
     """
     n_samples = X.shape[0]
+    lengths = squared_lengths(X)
     if weight is None:
         weight = np.ones(n_samples, np.float32)
-    else:
-        weight = (weight / weight.mean()).astype(np.float32)
-    lengths = squared_lengths(X)
-    if mean_length is None:  # not the continuation of earlier training
-        mean_length = float(np.average(lengths, weights=weight)) or 1.0
-        n_rows, squares = feature_sums(X, weight)
-        _warn_about_scales(n_rows, squares)
+    before = seen or Seen.nothing(X.shape[1])
+    with np.errstate(over="ignore", invalid="ignore"):  # refused below
+        seen = see(X, weight, lengths, before)
+    mean_length = float(seen.length / seen.weight) or 1.0
     if not (_SMALLEST < mean_length and lengths.max() < 1 / _SMALLEST):
         raise ValueError(
             f"The squared lengths of the rows, {mean_length:.3g} on average and at "
             f"most {lengths.max():.3g}, leave no room in float32. Bring the rows to "
             "unit length with sklearn.preprocessing.Normalizer."
         )
+    if not before.n_rows:
+        _warn_about_scales(seen.frequency, seen.squares)
+    mean_weight = seen.scale * (seen.weight / seen.n_rows)
+    weight = (weight / mean_weight).astype(np.float32)
+    visits = None
+    if weight.max() > _HEAVIEST or weight.min() == 0:
+        visits = np.ceil(weight / np.float32(_HEAVIEST)).astype(np.int64)
+        weight = weight / np.maximum(visits, 1).astype(np.float32)
     batch_size = options["batch_size"]
     if batch_size == "auto":
         batch_size = int(np.clip(n_samples // 256, 1, 128))
     common = options["learning_rate"]
     gain = np.ones(X.shape[1], np.float32)
-    has_gains = use_gains and common == "auto" and options["alpha"] == 0
+    has_gains = common == "auto" and options["alpha"] == 0
     if common == "auto":
         common = 1 / mean_length
         if has_gains:
-            gain = feature_gains(n_rows, squares, weight)
+            gain = feature_gains(seen.frequency, seen.squares, seen.weight)
             lengths = squared_lengths(X, gain)
         step = (weight / np.maximum(lengths, mean_length)).astype(np.float32)
         if not sp.issparse(X):
@@ -448,13 +561,25 @@ def make_settings(
     else:
         with np.errstate(over="ignore"):  # refused when the weights overflow
             step = (weight * common).astype(np.float32)
+    past = slow = np.zeros(X.shape[1] + 1, np.float32)
     n_epochs = options["max_iter"]
     if n_epochs == "auto":
         n_epochs = int(np.clip(-(-_MIN_VISITS // n_samples), 5, 100))
+    decay = _falling(n_epochs, 1, 0)
+    if is_block:
+        decay = [(1, 1)]
+    if is_block and options["alpha"] > 0:  # the penalty's steps fall as the others
+        now = 1 / np.sqrt(1 + before.n_rows / _SLOW_ROWS)
+        decay = [(now, now)]
+    elif is_block or has_gains:
+        past, slow = before.slowing(), seen.slowing() - before.slowing()
     unit = None
     is_large = 4 * X.shape[1] * n_columns > _CACHED
-    if has_gains and sp.issparse(X) and is_large and np.ptp(weight) == 0:
-        unit = units(X, step, gain, n_rows * n_epochs)
+    if has_gains and sp.issparse(X) and is_large and not is_block:
+        n_visits = seen.frequency
+        if visits is not None:
+            n_visits = feature_sums(X, visits)[0]
+        unit = units(X, step, gain, n_visits * n_epochs)
     if options["early_stopping"]:
         fraction = options["validation_fraction"]
         n_held = int(np.ceil(fraction * n_samples))
@@ -464,25 +589,56 @@ def make_settings(
                 "train on."
             )
     rows = np.arange(n_samples, dtype=np.int32)
+    if visits is not None:
+        rows = rows[visits > 0]
+    held = rows[:0]
     if n_held:
-        rows = np.random.default_rng(seed).permutation(rows)
-    return Settings(
+        rows, held = set_aside(rows, y, n_held, seed)
+    if options["early_stopping"] and not held.size:
+        raise ValueError(
+            "early_stopping=True sets rows aside whose class has other rows, and there "
+            "are none. Use early_stopping=False."
+        )
+    settings = Settings(
         step=step,
         weight=weight,
+        visits=visits,
         gain=gain,
+        past=past,
+        slow=slow,
         bias=mean_length,
         penalty=options["alpha"] * common,
         batch_size=batch_size,
-        decay=[(1 - e / n_epochs, 1 - (e + 1) / n_epochs) for e in range(n_epochs)],
+        decay=decay,
         seed=seed,
         tol=options["tol"],
         n_iter_no_change=options["n_iter_no_change"],
-        train=rows[n_held:],
-        held=rows[:n_held],
+        train=rows,
+        held=held,
         early_stopping=options["early_stopping"],
         verbose=options["verbose"],
         unit=unit,
     )
+    return settings, seen
+
+
+def _falling(n_epochs, first, last):
+    """Pairs that go from `first` to `last` in n_epochs steps."""
+    values = np.linspace(first, last, n_epochs + 1)
+    return list(zip(values[:-1], values[1:], strict=True))
+
+
+def set_aside(rows, y, n_held, seed):
+    """The rows in a random order, without `n_held` of them, and these.
+
+    No class loses its last row: a row is set aside only if its class y[i] has another
+    behind it in the order.
+    """
+    rows = np.random.default_rng(seed).permutation(rows)
+    last = np.zeros(rows.size, bool)
+    last[rows.size - 1 - np.unique(y[rows][::-1], return_index=True)[1]] = True
+    held = np.flatnonzero(~last)[:n_held]
+    return np.delete(rows, held), rows[held]
 
 
 def split_repetitions(X, first, n_repetitions, n_buckets, n_jobs):
@@ -639,20 +795,22 @@ def train(X, y, table, columns, settings, task=_SILENT):
     n_iter = np.zeros(n_repetitions, np.int64)
     last_loss = np.full(n_repetitions, np.nan)
     no_step = np.zeros_like(s.step)
+    train_rows, held_rows = s.visited(s.train), s.visited(s.held)
 
-    def run(rows, step, decay, penalty, state=0):
+    def run(rows, step, epoch, decay, penalty, state=0):
         loss = np.zeros(n_repetitions)
         common = (rows, y, table, s.weight, step)
-        trained = (rate, s.bias, lo, W, b, loss, columns.halt)
+        slowing = s.past + epoch * s.slow, s.slow
+        trained = (rate, np.float32(s.bias), lo, W, b, loss, columns.halt)
         if lift is not None:
-            _sgd_epoch_int16(X, *common, lift, decay, s.unit, factor, *trained, state)
+            options = lift, *slowing, decay, s.unit, factor
+            _sgd_epoch_int16(X, *common, *options, *trained, state)
         elif sp.issparse(X):
-            _sgd_epoch_csr(X, *common, s.gain, decay, penalty, *trained)
+            _sgd_epoch_csr(X, *common, s.gain, *slowing, decay, penalty, *trained)
         else:
+            options = s.gain, *slowing, decay, penalty
             with np.errstate(over="ignore", invalid="ignore"):  # reported below
-                _sgd_epoch_dense(
-                    X, s.batch_size, *common, s.gain, decay, penalty, *trained
-                )
+                _sgd_epoch_dense(X, s.batch_size, *common, *options, *trained)
         columns.check_halt()
         return loss / max(s.weight[rows].sum(dtype=np.float64), np.finfo(float).tiny)
 
@@ -660,10 +818,10 @@ def train(X, y, table, columns, settings, task=_SILENT):
     for epoch, decay in enumerate(s.decay):
         task.begin_epoch()
         rng = np.random.default_rng([s.seed, epoch])
-        order, state = rng.permutation(s.train), int(rng.integers(2**32))
-        loss = run(order, s.step, np.array(decay), s.penalty, state)
+        order, state = rng.permutation(train_rows), int(rng.integers(2**32))
+        loss = run(order, s.step, epoch, np.array(decay), s.penalty, state)
         if s.early_stopping:
-            loss = run(s.held, no_step, np.zeros(2), 0.0)
+            loss = run(held_rows, no_step, epoch, np.zeros(2), 0.0)
         if not (np.isfinite(loss).all() and np.isfinite(b).all()):
             raise ValueError(
                 f"The weights overflowed in epoch {epoch + 1}. Use a smaller "
@@ -688,40 +846,104 @@ def train(X, y, table, columns, settings, task=_SILENT):
     return columns.result(), n_iter, last_loss
 
 
-def probe_step(X, y, column, n_buckets, settings):
-    """The factor of the steps that suits the rows, by a short trial.
+def probe_step(X, y, column, n_buckets, settings, n_columns):
+    """The factor of the steps that suits the rows, by a short trial, or None.
 
-    Repetitions that differ by their factor only, 1/4 to 16, are trained for three
-    epochs on a few rows; the log loss of others, a parabola in the logarithm of the
-    factor, has its minimum at the answer.
+    Repetitions that differ by their factor only, a power of two from 1/4 to 32, are
+    trained on at most 24,000 rows.  The log loss of others, each factor's at its best
+    temperature, a parabola in the logarithm of the factor, has its minimum at the
+    answer.  Without the temperature confidence is punished, which later is corrected
+    anyway, and all the more the fewer rows there are.
+
+    With fewer than 1,000 rows there is no answer.  The trial takes a tenth of the bytes
+    of `n_columns` of weights: of fewer rows, and a few factors at a time.
     """
     if settings.train.size < _N_PROBE_MIN:
-        return _STEP
-    rows = np.random.default_rng([settings.seed, 1]).permutation(settings.train)
-    n_held = min(rows.size // 5, _N_PROBE // 5)
-    held, rows = rows[:n_held], rows[n_held:_N_PROBE]
-    n_factors, n_buckets = _PROBE_FACTORS.size, min(n_buckets, _N_PROBE_BUCKETS)
-    W = np.zeros((X.shape[1], n_factors * n_buckets), np.float32)
-    b = np.zeros(n_factors * n_buckets, np.float32)
+        return None
+    n_buckets = min(n_buckets, _N_PROBE_BUCKETS)
+    column = column % n_buckets
+    budget = probe_bytes(X.shape[1], n_columns)
+    order = np.random.default_rng([settings.seed, 1]).permutation(settings.train)
+    order, features = order[:_N_PROBE], np.arange(X.shape[1])
+    if sp.issparse(X):
+        features = np.unique(X[order].indices)
+        while 4 * features.size * n_buckets > budget and order.size > _N_PROBE_MIN:
+            order = order[: max(order.size // 2, _N_PROBE_MIN)]
+            features = np.unique(X[order].indices)
+    at_once = max(budget // (4 * features.size * n_buckets), 1)
+    rows = slice(None)
+    held, train_rows = np.split(order, [order.size // 5])
+    if sp.issparse(X):  # only what the trial needs
+        rows, part = order, X[order]
+        indices = np.searchsorted(features, part.indices).astype(np.int32)
+        shape = order.size, features.size
+        X, y = sp.csr_array((part.data, indices, part.indptr), shape), y[order]
+        held, train_rows = np.split(np.arange(order.size), [held.size])
+    n_epochs = int(np.clip(-(-_PROBE_VISITS // train_rows.size), 3, 5))
+    share = train_rows.size / settings.train.size
     trial = settings._replace(
-        train=rows,
+        step=settings.step[rows],
+        weight=settings.weight[rows],
+        visits=None if settings.visits is None else settings.visits[rows],
+        gain=settings.gain[features],
+        past=np.zeros(features.size + 1, np.float32),
+        slow=settings.slow[np.append(features, -1)] * np.float32(share),
+        train=train_rows,
         held=held,
-        early_stopping=True,
-        decay=[(1, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 0)],
+        early_stopping=False,
+        decay=_falling(n_epochs, settings.decay[0][0], settings.decay[-1][1]),
         penalty=0.0,
         tol=None,
         verbose=0,
-        rate=_PROBE_FACTORS,
+        unit=None,
     )
-    columns = Columns(W, b, 0, b.size, zero=True)
-    table = np.repeat(column[:, None] % n_buckets, n_factors, axis=1)
-    loss = train(X, y, table, columns, trial)[2]
-    best = int(np.argmin(loss))
+    losses = {}
+
+    def compare(powers):
+        powers = [p for p in powers if p in _PROBE_POWERS and p not in losses]
+        for start in range(0, len(powers), at_once):
+            batch = powers[start : start + at_once]
+            rate = np.float32(2.0) ** np.array(batch, np.float32)
+            W = np.zeros((features.size, rate.size * n_buckets), np.float32)
+            b = np.zeros(rate.size * n_buckets, np.float32)
+            table = np.repeat(column[:, None], rate.size, axis=1)
+            columns = Columns(W, b, 0, b.size, zero=True)
+            train(X, y, table, columns, trial._replace(rate=rate))
+            log_proba = bucket_proba(X[held], W, b, n_buckets, True)
+            for f, power in enumerate(batch):
+                losses[power] = _scaled_loss(
+                    log_proba[:, f], column[y[held]], trial.row_weight(held)
+                )
+        return min(losses, key=losses.get)
+
+    best = compare([0, 2, 4])
+    while (new := compare([best - 1, best + 1])) != best:
+        best = new
     shift = 0.0
-    if 0 < best < n_factors - 1:
-        below, above = loss[best - 1] - loss[best], loss[best + 1] - loss[best]
-        shift = (below - above) / (below + above) / 2
-    return float(_PROBE_FACTORS[best] * 2.0**shift)
+    if best - 1 in losses and best + 1 in losses:
+        below, above = (losses[best + side] - losses[best] for side in (-1, 1))
+        if below + above > 0:
+            shift = (below - above) / (below + above) / 2
+    return float(2.0 ** (best + shift))
+
+
+def probe_bytes(n_features, n_columns):
+    """Bytes of the weights of the trial, at most."""
+    return max(4 * n_features * n_columns // _PROBE_SHARE, _PROBE_BYTES)
+
+
+def _scaled_loss(log_proba, codes, weight):
+    """Mean log loss of log probabilities (n, B) at the temperature that suits them."""
+    z = log_proba.astype(np.float64)
+    own = z[np.arange(codes.size), codes]
+
+    def loss(log_scale):
+        scale = np.exp(log_scale)
+        return weight @ (logsumexp(scale * z, axis=1) - scale * own) / weight.sum()
+
+    return minimize_scalar(
+        loss, bounds=_LOG_SCALES, method="bounded", options={"xatol": 1e-2}
+    ).fun
 
 
 def _squares(X):
@@ -783,7 +1005,7 @@ def feature_gains(n_rows, squares, weight):
     the rows stays.  One step for all would learn a feature as fast as it is frequent.
     n_rows, squares: of `feature_sums`.
     """
-    gain = 1 + np.log((weight.sum(dtype=np.float64) + 1) / (n_rows + 1))
+    gain = 1 + np.log((weight + 1) / (n_rows + 1))
     total = squares @ gain
     if total > 0:
         gain *= squares.sum() / total
