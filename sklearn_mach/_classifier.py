@@ -150,13 +150,14 @@ class MACHClassifier(
         their median.
 
     logit_adjustment : float or "auto", default="auto"
-        How much is taken from the "log_mean" of a class for its frequency: tau in
-        ``score_k - tau log(K pi_k)``, where pi_k is the share of the class in the
-        weights of the training rows.  Merged scores favour frequent classes, so that a
-        positive tau makes rare classes come first more often; a larger one gives more
-        of the tail, at the cost of top-k accuracy from some value on.  "auto" fits it
-        to rows that are set aside, by how they rank the true class among the five best,
-        and shrinks it by its standard error; it is 0 where no rows are set aside.
+        How much a frequent class loses in its "log_mean": tau in
+        ``score_k - tau log(K pi_k)``, where pi_k is the share of class k in the weights
+        of the training rows.  Merged scores favour frequent classes.  A positive tau
+        makes rare classes come first more often; a larger one finds more of the rare
+        classes, from some value on at the cost of accuracy.  "auto" fits tau to rows
+        that are set aside (see Notes), by the rank of the true class among the five
+        best, and shrinks it by its standard error; tau is 0 where no rows are set
+        aside.  Other decoders take no adjustment.
 
     device : {"auto", "cpu", "cuda"} or str, default="auto"
         Where the built-in learner trains and predicts: "cuda" on all NVIDIA GPUs,
@@ -165,12 +166,15 @@ class MACHClassifier(
         where no GPU answers.
 
     learning_rate : float or "auto", default="auto"
-        Step of the built-in learner at the start, for a row of weight one.  "auto" is a
-        factor divided by the mean squared length of the rows (or the row's own, if
-        larger).  The factor, between 1/4 and 16, is found in a short trial on at most
-        30,000 rows; with fewer than 1,000 rows it is 4.  In `fit` with alpha=0, rare
-        features take longer steps than frequent ones, in proportion to their inverse
-        document frequency; with a number all features take the same.
+        Step of the built-in learner at the start, for a row of mean weight.  "auto" is
+        a factor divided by the mean squared length of the rows (or the row's own, if
+        larger).  A short trial on at most 30,000 rows finds the factor, between 1/4 and
+        32, that gives the least log loss at its best temperature; with fewer than 1,000
+        rows the factor is 4.  The trial uses a tenth of the memory of the weights, or
+        16 MB if that is more.  With "auto" and alpha=0 rare features take longer steps
+        than frequent ones, in proportion to their inverse document frequency, and the
+        steps of a feature fall with the square root of its visits.  With a number or a
+        penalty all features take the same steps.
 
     max_iter : int or "auto", default="auto"
         Number of epochs; the step falls linearly to zero at the end of the last.
@@ -189,24 +193,31 @@ class MACHClassifier(
         of the rows set aside.  None never stops before `max_iter`.
 
     early_stopping : bool, default=False
-        Set `validation_fraction` of the rows aside to watch the loss.
+        Set `validation_fraction` of the rows aside and watch the loss on them.
 
     validation_fraction : float, default=0.1
-        Share of the rows set aside for early stopping, not stratified by class.
+        Share of the rows set aside for early stopping, at random.  The last row of a
+        class is never set aside, so that no class is lost.
 
     n_iter_no_change : int, default=5
         Epochs without improvement before a repetition stops.
 
     class_weight : dict, "balanced" or None, default=None
-        Weights of the classes, which multiply the weights of their rows.
+        Weights of the classes, finite and not negative, which multiply the weights of
+        their rows.  The built-in learner divides the weights by their mean.  A row of
+        more than twice the mean weight is visited several times an epoch, with a part
+        of its weight each time, in place of one longer step; a row of weight zero is
+        not visited.
 
     warm_start : bool, default=False
         When True, `fit` keeps the repetitions of the previous fit and trains only
-        those that a larger `n_repetitions` adds.
+        those that a larger `n_repetitions` adds.  An `n_repetitions` or `n_buckets` of
+        "auto" stays what it was.
 
     n_jobs : int or None, default=None
-        Threads, over which repetitions (fit) or rows (predict) are divided.  Results
-        do not depend on it.
+        Threads, among which `fit` divides the repetitions, and all predictions their
+        rows.  Results do not depend on it.  Predictions use threads of this process
+        whatever joblib's backend; `fit` goes where joblib sends it.
 
     random_state : int, RandomState instance or None, default=None
         Seeds the buckets, the order of the rows and the base estimators.  The first r
@@ -254,20 +265,35 @@ class MACHClassifier(
     `decision_function`.
 
     With the built-in learner, more classes than buckets and at least 10,000 rows, `fit`
-    sets up to 2 % of the rows and 10,000 aside and fits three scalars to them:
+    does not train on all rows.  It sets 2 % of them aside, at most 10,000 (20 million /
+    K from 2,000 classes on, 2,500 from 8,000 on) and never the last row of a class, and
+    fits the logit adjustment and the probabilities to them.  `calibrate` does the same
+    with rows that you pass.  "Logit adjustment" is what the literature on long tails
+    calls a correction of scores by class frequencies (Menon et al., 2021).
+
     `predict_proba` of "log_mean" is proportional to ``exp(-t gap_k**c)``, where gap_k
     is ``max_j score_j - score_k`` and ``t = exp(a + b max_j score_j)``, which keeps the
-    order of the classes.  Otherwise c is 1 and t is ``max(1, log K / log B)``: bucket
-    probabilities of 1/B then give the uniform 1/K.  That of "mean" is the unbiased
-    estimate ``(mean - c) / (1 - c)``, where c is the chance that two classes share a
-    bucket: 1/B with "universal", and else the share of the pairs of classes that do so
-    in the table, (K - B) / (B (K - 1)) if all buckets have K / B classes.  Negative
-    values become zero.  All are scaled to sum to one.
+    order of the classes.  The three scalars a, b and log c are fitted to the rows set
+    aside.  Without such rows c is 1 and t is ``max(1, log K / log B)``: bucket
+    probabilities of 1/B then give the uniform 1/K.  `predict_proba` of "mean" is the
+    unbiased estimate ``(mean - c) / (1 - c)``, where c is the chance that two classes
+    share a bucket: 1/B with "universal", and else the share of the pairs of classes
+    that do so in the table, (K - B) / (B (K - 1)) if all buckets have K / B classes.
+    Negative values become zero.  All are scaled to sum to one.
 
-    While the built-in learner trains on sparse rows with learning_rate="auto", alpha=0
-    and rows of equal weight, weights that take more than 32 MB are integers of 16 bits
-    in units of the feature, and steps are rounded to them at random: an epoch takes as
-    long as the memory needs to bring the weights.  Fitted weights are float32.
+    Rows much longer than the others do not set the steps of all: a squared length above
+    four times the median counts as that in the mean.  `fit` warns where the mean is
+    then less than half.
+
+    While `fit` trains the built-in learner on sparse rows with learning_rate="auto" and
+    alpha=0, weights that take more than 32 MB are integers of 16 bits in units of the
+    feature, and steps are rounded to them at random: an epoch takes as long as the
+    memory needs to bring the weights.  Fitted weights are float32.
+
+    Besides X and the weights, `fit` needs memory for the trial and, with
+    hashing="clustered", 1.2 kB a class while similar classes are sought (0.45 kB above
+    4 million classes).  A second `fit` of the same object keeps the old weights
+    until it ends.  An error or an interrupt leaves the model as it was.
 
     With scikit-learn 1.9 or later `fit` tells the callbacks of `set_callbacks` of its
     tasks.  With a base estimator there is a task "repetition" for each, which holds
@@ -275,19 +301,20 @@ class MACHClassifier(
     "repetitions" for each block of them that is trained together, numbered by its
     first repetition, and in it a task "epoch" for each epoch: the model handed over at
     its end is what the fit would give if it ended then, other blocks standing where
-    they are and the three scalars not yet fitted.  A callback that returns True at the
-    end of an epoch stops the block.  Sparse rows are trained in `n_jobs` blocks and
-    dense rows in blocks of about 512 columns R B.  On GPUs a block is what one trains
-    at a time, and the weights of other GPUs are handed over as they were last copied.
-    Where joblib trains the repetitions in other processes, only the begin and end of
-    the fit are told.
+    they are, and the logit adjustment and the probabilities not yet fitted.  A callback
+    that returns True at the end of an epoch stops the block.  Sparse rows are trained
+    in `n_jobs` blocks and dense rows in blocks of about 512 columns R B.  On GPUs a
+    block is what one trains at a time, and the weights of other GPUs are handed over as
+    they were last copied.  Where joblib trains the repetitions in other processes, only
+    the begin and end of the fit are told.
 
     References
     ----------
     Medini, Huang, Wang, Mohan and Shrivastava (2019), "Extreme Classification in Log
     Memory using Count-Min Sketch: A Case Study of Amazon Search with 50M Products",
     NeurIPS.  Huang, Wang, Medini and Shrivastava (2018), "Extreme Classification in
-    Log Memory", arXiv:1810.04254.
+    Log Memory", arXiv:1810.04254.  Menon, Jayasumana, Rawat, Jain, Veit and Kumar
+    (2021), "Long-tail learning via logit adjustment", ICLR, arXiv:2007.07314.
 
     Examples
     --------
@@ -417,15 +444,19 @@ class MACHClassifier(
     def fit(self, X, y, sample_weight=None, **fit_params):
         """Fit the repetitions.
 
+        It starts anew, also after `partial_fit`, unless `warm_start` is True.  If it
+        fails or is interrupted the model stays as it was.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Training rows, float32 or float64 (others become float64).  Sparse rows of
-            unit length are what the built-in learner likes best.
+            unit length suit the built-in learner best.
         y : array-like of shape (n_samples,)
             Class labels: numbers or strings.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, not negative.
+            Weights of the rows: finite, not negative and not all zero.  For the
+            built-in learner see `class_weight`.
         **fit_params : dict
             Passed to `fit` of the base estimator, by metadata routing.
 
@@ -472,11 +503,21 @@ class MACHClassifier(
     def partial_fit(self, X, y, classes=None, sample_weight=None, **fit_params):
         """Take one pass over a block of rows.
 
-        The step of the built-in learner falls with the square root of the number of
-        rows seen, in units of the first block.  Base classifiers are copied before they
-        see the block, so that a call that fails leaves the model as it was; blocks of
-        many rows make the copies cheap.  Parameters of `estimator` that change later do
-        not reach the base classifiers of the first call.
+        The steps of a feature fall with the square root of its visits in all blocks,
+        with alpha > 0 those of all features with that of the rows.  After `fit` they
+        go on from the rows that `fit` saw.  With learning_rate="auto" the lengths of
+        the rows and the document frequencies are those of all blocks so far.  The first
+        1,000 rows are kept until the trial for the step; until then the factor is 4.
+
+        The probabilities, and the logit adjustment if it is "auto", stay those of the
+        last `fit` or `calibrate`: call `calibrate` after the last block.  The shares of
+        the classes, which a logit adjustment needs, are of all blocks.
+
+        Base classifiers are copied before they see the block, and of the built-in
+        learner the weights of the features in the block (of all, if X is dense or alpha
+        > 0), so that a call that fails leaves the model as it was.  Blocks of many rows
+        make the copies cheap.  Parameters of `estimator` that change later do not reach
+        the base classifiers of the first call.
 
         Parameters
         ----------
@@ -487,7 +528,8 @@ class MACHClassifier(
         classes : array-like of shape (n_classes,), default=None
             All classes; needed at the first call.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows.
+            Weights of the rows, as in `fit`.  They count against the mean weight of all
+            blocks so far.
         **fit_params : dict
             Passed to `partial_fit` of the base estimator, by metadata routing.
 
@@ -1019,10 +1061,11 @@ class MACHClassifier(
     def calibrate(self, X, y, sample_weight=None):
         """Fit the logit adjustment and the probabilities to rows not trained on.
 
-        `fit` does this by itself with rows that it sets aside, if there are at least
-        10,000 rows, and `partial_fit` never: it keeps what the last `fit` or
-        `calibrate` found.  Call it after the last block, or with rows that are more
-        like those to come.  The weights of the model stay as they are.
+        `fit` of the built-in learner does this by itself with rows that it sets aside,
+        if there are at least 10,000 rows.  `partial_fit` never does: it keeps what the
+        last `fit` or `calibrate` found.  Call `calibrate` after the last block, or with
+        rows that are more like those to come, or after the fit of base classifiers.
+        The weights of the model stay as they are.
 
         Parameters
         ----------
@@ -1031,12 +1074,14 @@ class MACHClassifier(
         y : array-like of shape (n_samples,)
             Their labels, all of them in `classes_`.
         sample_weight : array-like of shape (n_samples,), default=None
-            Weights of the rows, not negative.  `class_weight` is not applied.
+            Weights of the rows: finite, not negative and not all zero.  `class_weight`
+            is not applied.
 
         Returns
         -------
         self : MACHClassifier
-            With other `logit_adjustment_`, if that is "auto", and probabilities.
+            With another `logit_adjustment_`, if the parameter is "auto", and other
+            probabilities of "log_mean".
 
         Examples
         --------
@@ -1259,6 +1304,10 @@ class MACHClassifier(
 
     def predict_proba(self, X):
         """Estimate the probability of every class.
+
+        With "log_mean" the probabilities follow from the scores by three scalars that
+        `fit` or `calibrate` finds on rows not trained on; with the other decoders, or
+        without such rows, they are less reliable.  See Notes of the class.
 
         Parameters
         ----------
