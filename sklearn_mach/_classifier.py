@@ -174,7 +174,7 @@ class MACHClassifier(
         16 MB if that is more.  With "auto" and alpha=0 rare features take longer steps
         than frequent ones, in proportion to their inverse document frequency, and the
         steps of a feature fall with the square root of its visits.  With a number or a
-        penalty all features take the same steps.
+        penalty all features take the same steps in `fit`.
 
     max_iter : int or "auto", default="auto"
         Number of epochs; the step falls linearly to zero at the end of the last.
