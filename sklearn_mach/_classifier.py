@@ -267,9 +267,10 @@ class MACHClassifier(
     With the built-in learner, more classes than buckets and at least 10,000 rows, `fit`
     does not train on all rows.  It sets 2 % of them aside, at most 10,000 (20 million /
     K from 2,000 classes on, 2,500 from 8,000 on) and never the last row of a class, and
-    fits the logit adjustment and the probabilities to them.  `calibrate` does the same
-    with rows that you pass.  "Logit adjustment" is what the literature on long tails
-    calls a correction of scores by class frequencies (Menon et al., 2021).
+    fits the logit adjustment and the probabilities to them.  With `early_stopping` they
+    are some of the rows that it watches.  `calibrate` does the same with rows that you
+    pass.  "Logit adjustment" is what the literature on long tails calls a correction of
+    scores by class frequencies (Menon et al., 2021).
 
     `predict_proba` of "log_mean" is proportional to ``exp(-t gap_k**c)``, where gap_k
     is ``max_j score_j - score_k`` and ``t = exp(a + b max_j score_j)``, which keeps the
@@ -292,8 +293,8 @@ class MACHClassifier(
 
     Besides X and the weights, `fit` needs memory for the trial and, with
     hashing="clustered", 1.2 kB a class while similar classes are sought (0.45 kB above
-    4 million classes).  A second `fit` of the same object keeps the old weights
-    until it ends.  An error or an interrupt leaves the model as it was.
+    4 million classes).  A second `fit` of the same object keeps the old weights until
+    it ends.  An error or an interrupt leaves the model as it was.
 
     With scikit-learn 1.9 or later `fit` tells the callbacks of `set_callbacks` of its
     tasks.  With a base estimator there is a task "repetition" for each, which holds
