@@ -57,7 +57,8 @@ _SCALE_RATIO = 1e3  # features whose scales differ by more are reported
 _LOG_SCALES = (-5.0, 2.0)  # logarithms of inverse temperatures
 _PROBE_POWERS = range(-2, 6)  # of two, the factors that the trial may compare
 DEFAULT_FACTOR = 4.0  # where there are too few rows for a trial
-_SLOW_VISITS = 1024  # of a feature, after which its steps have fallen to 0.7
+_SLOW_VISITS = 4096  # of a feature, after which its steps have fallen to 0.7
+_BLOCK_VISITS = 1024  # the same in blocks, where no steps fall to zero at the end
 _SLOW_ROWS = 20_000  # after which all steps have, with a penalty
 _HEAVIEST = 2.0  # weight of a visit, of rows that weigh 1 on average
 _LONGEST = 4.0  # times the median squared length, at most, is a typical one
@@ -460,11 +461,6 @@ class Seen(NamedTuple):
     def nothing(cls, n_features):
         return cls(0.0, 0, 0.0, 0.0, np.zeros(n_features), np.zeros(n_features))
 
-    def slowing(self):
-        """What the visits add to `past`: float32 (n_features + 1,)."""
-        n_visits = np.append(self.frequency, self.weight)
-        return (n_visits / _SLOW_VISITS).astype(np.float32)
-
 
 def see(X, weight, lengths, seen):
     """Add rows to `Seen`; a few very long ones count as less long.
@@ -572,7 +568,12 @@ def make_settings(
         now = 1 / np.sqrt(1 + before.n_rows / _SLOW_ROWS)
         decay = [(now, now)]
     elif is_block or has_gains:
-        past, slow = before.slowing(), seen.slowing() - before.slowing()
+        visits_to_slow = _BLOCK_VISITS if is_block else _SLOW_VISITS
+        past, now = (
+            np.append(sums.frequency, sums.weight).astype(np.float32) / visits_to_slow
+            for sums in (before, seen)
+        )
+        slow = now - past
     unit = None
     is_large = 4 * X.shape[1] * n_columns > _CACHED
     if has_gains and sp.issparse(X) and is_large and not is_block:
