@@ -10,6 +10,8 @@ import sys
 import warnings
 from pathlib import Path
 
+from sklearn.experimental import enable_halving_search_cv  # noqa: F401, an example
+
 import sklearn_mach
 
 sys.path.append(str(Path(__file__).parent / "_ext"))

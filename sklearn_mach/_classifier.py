@@ -1120,6 +1120,7 @@ class MACHClassifier(
         """
         table, n_classes = self.bucket_table_, self.classes_.size
         scale, n_jobs = (True, self.n_repetitions_), self._n_threads()
+        tau = 0.0
         if self.logit_adjustment == "auto":
 
             def find(X, _):
@@ -1128,11 +1129,9 @@ class MACHClassifier(
 
             parts = zip(*self._map_chunks(find, X, n_jobs), strict=True)
             best, scores = (np.concatenate(part) for part in parts)
-            self._adjust(
-                fit_adjustment(
-                    scores, self._log_prior()[best], best == y[:, None], weight
-                )
-            )
+            log_prior, own = self._log_prior()[best], best == y[:, None]
+            tau = fit_adjustment(scores, log_prior, own, weight)
+        self._adjust(tau)
 
         def score(rows):
             scores = self._bucket_scores(X[rows], scale)

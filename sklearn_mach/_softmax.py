@@ -535,9 +535,10 @@ def make_settings(
         _warn_about_scales(seen.frequency, seen.squares)
     mean_weight = seen.scale * (seen.weight / seen.n_rows)
     weight = (weight / mean_weight).astype(np.float32)
-    visits = None
+    visits, n_visits = None, n_samples
     if weight.max() > _HEAVIEST or weight.min() == 0:
         visits = np.ceil(weight / np.float32(_HEAVIEST)).astype(np.int64)
+        n_visits = visits.sum()
         weight = weight / np.maximum(visits, 1).astype(np.float32)
     batch_size = options["batch_size"]
     if batch_size == "auto":
@@ -577,10 +578,10 @@ def make_settings(
     unit = None
     is_large = 4 * X.shape[1] * n_columns > _CACHED
     if has_gains and sp.issparse(X) and is_large and not is_block:
-        n_visits = seen.frequency
+        of_features = seen.frequency
         if visits is not None:
-            n_visits = feature_sums(X, visits)[0]
-        unit = units(X, step, gain, n_visits * n_epochs)
+            of_features = feature_sums(X, visits)[0]
+        unit = units(X, step, gain, of_features * n_epochs)
     if options["early_stopping"]:
         fraction = options["validation_fraction"]
         n_held = int(np.ceil(fraction * n_samples))
@@ -608,7 +609,7 @@ def make_settings(
         past=past,
         slow=slow,
         bias=mean_length,
-        penalty=options["alpha"] * common,
+        penalty=options["alpha"] * common * n_samples / n_visits,
         batch_size=batch_size,
         decay=decay,
         seed=seed,
