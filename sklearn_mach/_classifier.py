@@ -487,6 +487,7 @@ class MACHClassifier(
             )
             sketch = self._sketch(X, y_codes, weight, classes.size)
             plan = self._plan(X, classes.size, warm, sketch)
+            self._warn_about_columns(X, plan)
             self.classes_ = classes
             context = self._init_callback_context(
                 max_subtasks=self._n_tasks(X, plan), sequential_subtasks=False
@@ -796,7 +797,6 @@ class MACHClassifier(
                     stacklevel=3,
                 )
         self._check_memory(n_classes, n_features, n_repetitions, n_buckets)
-        self._warn_about_columns(X, n_nonzeros, n_repetitions, n_buckets)
         order_seed, seeds = self._draw_seeds(n_repetitions)
         table = given
         if table is None:
@@ -867,10 +867,10 @@ class MACHClassifier(
             f"but only {free} bytes ({format_bytes(free)}) are free. {advice}"
         )
 
-    def _warn_about_columns(self, X, n_nonzeros, n_repetitions, n_buckets):
+    def _warn_about_columns(self, X, plan):
         """Warn of weights that are many for so few values to learn them from."""
-        n_features = X.shape[1]
-        n_bytes = theory.model_bytes(n_features, n_repetitions, n_buckets)
+        n_features, n_nonzeros = X.shape[1], X.nnz if sp.issparse(X) else X.size
+        n_bytes = theory.model_bytes(n_features, plan.n_repetitions, plan.n_buckets)
         is_sparse = n_nonzeros < _FEW_VALUES * n_features
         if self.estimator is None and is_sparse and n_bytes > _MANY_BYTES:
             warnings.warn(
@@ -881,7 +881,7 @@ class MACHClassifier(
                 "HashingVectorizer, a larger min_df of TfidfVectorizer, or "
                 "sklearn.feature_selection.VarianceThreshold.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=2,
             )
 
     def _n_tasks(self, X, plan):

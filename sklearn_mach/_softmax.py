@@ -893,7 +893,7 @@ def probe_step(X, y, column, n_buckets, settings, n_columns):
         train=train_rows,
         held=held,
         early_stopping=False,
-        decay=_falling(n_epochs, settings.decay[0][0], settings.decay[-1][1]),
+        decay=_falling(n_epochs, 1, 0),
         penalty=0.0,
         tol=None,
         verbose=0,
