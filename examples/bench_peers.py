@@ -1,10 +1,11 @@
 """Accuracy, time and memory of MACHClassifier and of its peers on the same rows.
 
     python examples/bench_peers.py PATH [--peers mach,ovr,...] [--seeds 3] [--curve]
+        [--params '{"n_repetitions": 8}']
 
 PATH is a folder with ``train.npz`` and ``test.npz``, each a CSR matrix (data, indices,
 indptr, shape) and its labels y (0 to K - 1), or with a ``builder.py`` that makes such
-matrices of ``text.txt.gz``. Rows are scaled to unit length.
+matrices of ``text.txt.gz``. Rows are scaled to unit length. macro is the mean over the classes of their top-1 accuracy.
 
 Peers that are not installed are left out. ovr, ecoc and nb are scikit-learn's. The
 others are in the packages napkinxc, omikuji, fasttext-wheel and libpecos. libpecos
@@ -35,7 +36,8 @@ EXTRA = ("napkinxc", "omikuji", "fasttext-wheel")
 RARE = 5  # classes with at most so many training rows are reported apart
 PARTS = ("data", "indices", "indptr", "y")
 HEADER = (
-    f"{'':18}top-1  top-5   rare    fit s  ratio   CPU s  predict s  model MB  peak MB"
+    f"{'':18}top-1  top-5  macro   rare    fit s  ratio   CPU s  predict s  model MB"
+    "  peak MB"
 )
 
 
@@ -284,9 +286,12 @@ def measure(job):
     hits = topk(X_test) == y_test[:, None]
     predict = perf_counter() - start
     rare = np.bincount(y, minlength=job["n_classes"])[y_test] <= RARE
+    by_class = np.bincount(y_test, hits[:, 0]), np.bincount(y_test)
+    tested = by_class[1] > 0
     result = {
         "top1": hits[:, 0].mean(),
         "top5": hits.any(axis=1).mean(),
+        "macro": (by_class[0][tested] / by_class[1][tested]).mean(),
         "rare": hits[rare, 0].mean() if rare.any() else float("nan"),
         "fit": seconds,
         "cpu": cpu,
@@ -374,9 +379,9 @@ def row(name, f, ours):
         return f"{name:16}  {f}"
     ratio = f"{f['fit'] / ours['fit']:.2f}" if ours else ""
     return (
-        f"{name:16} {f['top1']:6.4f} {f['top5']:6.4f} {f['rare']:6.4f} {f['fit']:8.1f} "
-        f"{ratio:>6} {f['cpu']:7.1f} {f['predict']:10.1f} {f['bytes'] / 1e6:9.1f} "
-        f"{f['peak'] / 1e6:8.1f}"
+        f"{name:16} {f['top1']:6.4f} {f['top5']:6.4f} {f['macro']:6.4f} "
+        f"{f['rare']:6.4f} {f['fit']:8.1f} {ratio:>6} {f['cpu']:7.1f} "
+        f"{f['predict']:10.1f} {f['bytes'] / 1e6:9.1f} {f['peak'] / 1e6:8.1f}"
     )
 
 
@@ -389,6 +394,7 @@ def main():
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--limit-train", type=int, metavar="ROWS")
     parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS")
+    parser.add_argument("--params", type=json.loads, default={}, help="of ours")
     parser.add_argument("--curve", action="store_true", help="sweep R and B of ours")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -422,7 +428,7 @@ def main():
         del A, X, X_test, array, arrays  # the memory is for the peers
 
         job = {"peer": "mach", "seed": 0, "folder": folder, "n_classes": K}
-        job |= {"threads": args.threads, "params": {}}
+        job |= {"threads": args.threads, "params": args.params}
         ours = None
         print(HEADER)
         for peer in peers:
