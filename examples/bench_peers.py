@@ -5,7 +5,8 @@
 
 PATH is a folder with ``train.npz`` and ``test.npz``, each a CSR matrix (data, indices,
 indptr, shape) and its labels y (0 to K - 1), or with a ``builder.py`` that makes such
-matrices of ``text.txt.gz``. Rows are scaled to unit length. macro is the mean over the classes of their top-1 accuracy.
+matrices of ``text.txt.gz``. Rows are scaled to unit length. macro is the mean over the
+classes of their top-1 accuracy.
 
 Peers that are not installed are left out. ovr, ecoc and nb are scikit-learn's. The
 others are in the packages napkinxc, omikuji, fasttext-wheel and libpecos. libpecos
