@@ -502,6 +502,7 @@ class MACHClassifier(
             raise ValueError("classes must be passed at the first call of partial_fit.")
         if not first:
             self._check_learner("partial_fit", "Call fit")
+            self._check_version("partial_fit")
         if self.class_weight == "balanced":
             raise ValueError(
                 "class_weight='balanced' is not known block by block. Pass a dict, or "
@@ -593,6 +594,15 @@ class MACHClassifier(
             f"{cause} goes on with a model of {before}, but estimator is now "
             f"{self.estimator!r}. {remedy} to start anew, or set estimator back."
         )
+
+    def _check_version(self, cause):
+        """Refuse to go on with a model that has no sums over its training rows."""
+        if not hasattr(self, "_class_weights"):
+            raise ValueError(
+                "This model was pickled by an older version of sklearn_mach, without "
+                f"the sums over the training rows that {cause} needs. Call fit to "
+                "train it anew."
+            )
 
     def _validate(self, X, y=_NO_LABELS, reset=False):
         """Checked rows (CSR canonical with int32 indices, or C-ordered), and labels."""
@@ -804,14 +814,17 @@ class MACHClassifier(
                 )
         if self.estimator is not None or free is None:
             return
-        needed = theory.model_bytes(n_features, n_repetitions, n_buckets)
-        trial = 0
+        weights = theory.model_bytes(n_features, n_repetitions, n_buckets)
+        needed, trial = weights, ""
         if self.learning_rate == "auto":
-            trial = _softmax.probe_bytes(n_features, n_repetitions * n_buckets)
-        if needed + (trial if trial > _UNCOUNTED else 0) <= free:
+            n_bytes = _softmax.probe_bytes(n_features, n_repetitions * n_buckets)
+            if n_bytes > _UNCOUNTED:
+                needed, trial = needed + n_bytes, " and the trial of the learning rate"
+        if needed <= free:
             return
+        column = theory.model_bytes(n_features, 1, 1)
         fitting = theory.largest_sizes(
-            n_classes, n_buckets, free // theory.model_bytes(n_features, 1, 1)
+            n_classes, n_buckets, free * weights // needed // column
         )
         advice = "No R and B fit; use fewer features."
         if fitting is not None:
@@ -820,8 +833,9 @@ class MACHClassifier(
             )
         raise MemoryError(
             f"The weights of n_repetitions={n_repetitions} with n_buckets={n_buckets} "
-            f"for {n_features} features take {needed} bytes ({format_bytes(needed)}), "
-            f"but only {free} bytes ({format_bytes(free)}) are free. {advice}"
+            f"for {n_features} features{trial} take {needed} bytes "
+            f"({format_bytes(needed)}), but only {free} bytes "
+            f"({format_bytes(free)}) are free. {advice}"
         )
 
     def _warn_about_columns(self, X, n_nonzeros, n_repetitions, n_buckets):
@@ -1052,6 +1066,7 @@ class MACHClassifier(
         """
         self._check_prediction()
         self._validate_params()
+        self._check_version("calibrate")
         with self._unchanged_on_error():
             X, y = self._validate(X, y)
             codes = _encode_as(y, self.classes_)
@@ -1062,8 +1077,8 @@ class MACHClassifier(
                 )
             if not weight.any():
                 raise ValueError("sample_weight is zero for all rows.")
-            order = np.random.default_rng(0).permutation(codes.size)
-            order = order[weight[order] > 0]
+            order = np.random.default_rng(0).permutation(np.flatnonzero(weight))
+            self._adjust(self.logit_adjustment_)  # to a number set since
             self._fit_scalars(X[order], codes[order], weight[order])
         return self
 
@@ -1477,9 +1492,11 @@ class MACHClassifier(
 
     def __setstate__(self, state):
         super().__setstate__(state)
+        self.__dict__.setdefault("logit_adjustment", "auto")  # of an older version
         if hasattr(self, "bucket_table_"):
             self._placed = {}
-            if not hasattr(self, "_chance"):  # a model of an older version
+            self.__dict__.setdefault("logit_adjustment_", 0.0)
+            if not hasattr(self, "_chance"):
                 self._chance = _hashing.collision_chance(
                     self.bucket_table_, self.n_buckets_, self.hashing
                 )
