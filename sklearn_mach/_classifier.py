@@ -716,16 +716,16 @@ class MACHClassifier(
         n_nonzeros = X.nnz if sp.issparse(X) else X.size
         given = None
         n_repetitions, n_buckets = self.n_repetitions, self.n_buckets
-        if warm:  # "auto" depends on free memory, in which the model itself is now
-            if n_repetitions == "auto":
-                n_repetitions = self.n_repetitions_
-            if n_buckets == "auto":
-                n_buckets = self.n_buckets_
         if not isinstance(self.hashing, str):
             given = _check_table(self.hashing, n_classes, n_repetitions, n_buckets)
             given, n_repetitions, n_buckets = given
             n_buckets = int(n_buckets)  # of few bits, R B would overflow
         else:
+            if warm:  # "auto" depends on free memory, in which the model itself is now
+                if n_repetitions == "auto":
+                    n_repetitions = self.n_repetitions_
+                if n_buckets == "auto":
+                    n_buckets = self.n_buckets_
             n_repetitions, n_buckets = theory.choose_sizes(
                 n_classes,
                 n_repetitions,
