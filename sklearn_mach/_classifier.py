@@ -81,9 +81,9 @@ from ._stages import decode_stages
 _SMOOTHING = 1e-3
 _CALIBRATION_ROWS = 10_000  # with fewer rows probabilities are not calibrated
 _CALIBRATION_SCORES = 20_000_000  # class scores that the calibration may look at
+_CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
 _ADJUSTMENT_ROWS = 2_500  # rows that show the logit adjustment, if there are so many
 _N_BEST = 5  # classes of a row among which it ranks the true one, as `predict_topk`
-_CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
 _FEW_VALUES = 4  # non-zeros of a column, on average, that are worth its weights
 _MANY_BYTES = 1 << 28  # of weights, below which nobody minds
 _UNCOUNTED = 1 << 26  # bytes that a fit may take besides the weights
@@ -1339,9 +1339,7 @@ class MACHClassifier(
 
     def _decoding(self):
         """Keyword arguments of the functions that decode."""
-        offset = None
-        if self.decoder == "log_mean":
-            offset = getattr(self, "_offset", None)  # not in models of older versions
+        offset = self._offset if self.decoder == "log_mean" else None
         return {"merge": self._merge(), "offset": offset}
 
     def _merge(self):

@@ -1595,6 +1595,19 @@ def test_warm_start_refuses_other_classes_features_and_tables(blobs):
         model.set_params(hashing=other).fit(X, y)
 
 
+@pytest.mark.parametrize("n_repetitions", ["auto", 4])
+def test_a_table_of_the_user_may_grow(blobs, n_repetitions):
+    X, y = blobs(60)
+    model = MACHClassifier(hashing=TABLE, warm_start=True, random_state=0).fit(X, y)
+    kept = model.coef_.copy()
+    grown = np.column_stack([TABLE, TABLE[::-1]])
+    model.set_params(hashing=grown, n_repetitions=n_repetitions).fit(X, y)
+    assert_array_equal(model.bucket_table_, grown)
+    assert_array_equal(model.coef_[:2], kept)
+    whole = clone(model).set_params(warm_start=False).fit(X, y)
+    assert_same_model(model, whole)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "message"),
     [
@@ -1982,6 +1995,12 @@ def test_bad_rows_are_refused_at_prediction(blobs, method, base, sparse):
         ({"n_repetitions": 0}, "'n_repetitions' parameter .* Got 0 instead"),
         ({"hashing": "murmur"}, "'hashing' parameter .* Got 'murmur' instead"),
         ({"decoder": "max"}, "'decoder' parameter .* Got 'max' instead"),
+        ({"logit_adjustment": "none"}, "'logit_adjustment' parameter .*'none'"),
+        ({"logit_adjustment": None}, "'logit_adjustment' parameter .* Got None"),
+        ({"logit_adjustment": np.nan}, "'logit_adjustment' parameter .* Got nan"),
+        ({"logit_adjustment": np.inf}, "'logit_adjustment' parameter .* Got inf"),
+        ({"logit_adjustment": -np.inf}, "'logit_adjustment' parameter .* Got -inf"),
+        ({"logit_adjustment": [1.0]}, "'logit_adjustment' parameter .* Got \\[1.0\\]"),
         ({"learning_rate": 0}, "'learning_rate' parameter .* Got 0 instead"),
         ({"max_iter": 0}, "'max_iter' parameter .* Got 0 instead"),
         ({"alpha": -1}, "'alpha' parameter .* Got -1 instead"),
