@@ -970,6 +970,8 @@ class MACHClassifier(
                 factor = _softmax.probe_step(*rows, column, n_buckets, trial, width)
                 if factor is not None:
                     waiting = []
+                elif is_block:  # a copy: the caller may fill its arrays anew
+                    waiting[-1] = deepcopy(waiting[-1])
             settings = settings.scaled(factor or _softmax.DEFAULT_FACTOR)
 
         first = 0 if continued else plan.n_old
@@ -1555,8 +1557,11 @@ def _n_calibration(n_samples, n_classes, n_buckets):
 def _stack(blocks):
     """Blocks of rows, classes and weights as one."""
     X, y, weight = zip(*blocks, strict=True)
-    stack = partial(sp.vstack, format="csr") if sp.issparse(X[0]) else np.concatenate
-    return stack(X), np.concatenate(y), np.concatenate(weight)
+    if any(map(sp.issparse, X)):
+        X = sp.vstack(list(map(sp.csr_array, X)), format="csr")
+    else:
+        X = np.concatenate(X)
+    return X, np.concatenate(y), np.concatenate(weight)
 
 
 def _check_labels(labels, name):

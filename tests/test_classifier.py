@@ -1679,6 +1679,38 @@ def test_rows_of_little_weight_change_little(blobs, sparse, alpha):
     assert abs(model.decision_function(X) - scores).max() < 1e-3
 
 
+@pytest.mark.parametrize("sparse", [False, True])
+def test_partial_fit_keeps_no_arrays_of_the_caller(sparse):
+    X, y = make_many_classes(1200, 60, 20, n_nonzeros=6, random_state=0)
+    X = X if sparse else X.toarray()
+    sizes = dict(n_repetitions=2, n_buckets=5, random_state=0)
+    fresh, reused = MACHClassifier(**sizes), MACHClassifier(**sizes)
+    for start in range(0, 1200, 400):  # the trial of the step waits for 1,000 rows
+        rows, weight = slice(start, start + 400), np.ones(400)
+        fresh.partial_fit(X[rows], y[rows], range(20), sample_weight=weight.copy())
+        block, labels = X[rows].copy(), y[rows].copy()
+        reused.partial_fit(block, labels, range(20), sample_weight=weight)
+        values = block.data if sparse else block
+        values[:], labels[:], weight[:] = 7, 0, 0
+    assert_same_model(reused, fresh)
+
+
+def test_partial_fit_takes_sparse_and_dense_blocks_in_turn():
+    X, y = make_many_classes(1200, 60, 20, n_nonzeros=6, random_state=0)
+    sizes = dict(n_repetitions=4, n_buckets=5, random_state=0)
+    models = [MACHClassifier(**sizes) for _ in range(3)]
+    for start in range(0, 1200, 400):
+        rows = slice(start, start + 400)
+        blocks = X[rows], X[rows].toarray(), X[rows]
+        if start == 400:
+            blocks = X[rows], X[rows].toarray(), X[rows].toarray()
+        for model, block in zip(models, blocks, strict=True):
+            model.partial_fit(block, y[rows], classes=range(20))
+    sparse, dense, mixed = (model.score(X, y) for model in models)
+    assert min(sparse, dense) > 0.3
+    assert mixed > min(sparse, dense) - 0.05
+
+
 def test_partial_fit_of_counts_equals_fit(blobs):
     X, y = blobs(120)
     X = abs(X)
