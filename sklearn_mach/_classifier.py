@@ -948,7 +948,8 @@ class MACHClassifier(
         if is_block:
             options |= {"max_iter": 1, "early_stopping": False}
         else:
-            n_held = _n_calibration(n_samples, plan.table.shape[0], n_buckets)
+            n_used = n_samples if weight is None else np.count_nonzero(weight)
+            n_held = _n_calibration(n_used, plan.table.shape[0], n_buckets)
 
         def settings_of(X, y, weight, seen=None):
             n_columns = width if self.device_ == "cpu" else 0

@@ -754,6 +754,28 @@ def test_log_mean_probabilities_are_the_documented_softmax(blobs):
     assert_allclose(model.predict_log_proba(X), np.log(expected), rtol=1e-5, atol=1e-5)
 
 
+def test_only_rows_with_weight_are_set_aside(blobs, monkeypatch):
+    X, y = blobs(400)
+    weight = np.zeros(400)
+    weight[:60] = 1
+    held = []
+    make_settings = _softmax.make_settings
+
+    def recorded(*args):
+        settings, seen = make_settings(*args)
+        held.append(settings.held.size)
+        return settings, seen
+
+    monkeypatch.setattr(_softmax, "make_settings", recorded)
+    monkeypatch.setattr(_classifier, "_CALIBRATION_ROWS", 100)
+    model = MACHClassifier(n_repetitions=3, n_buckets=3, max_iter=1, random_state=0)
+    model.fit(X, y, weight)  # 60 rows are too few
+    monkeypatch.setattr(_classifier, "_CALIBRATION_ROWS", 50)
+    model.fit(X, y, weight)
+    model.fit(X, y)
+    assert held == [0, 60 // 50, 400 // 50]  # 2 %
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize(
     "base", [None, LogisticRegression(), DecisionTreeClassifier(max_depth=3)]
