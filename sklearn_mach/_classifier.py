@@ -882,6 +882,9 @@ class MACHClassifier(
             self._scalars, self.logit_adjustment_ = None, 0.0
             self._class_weights = np.zeros(n_classes)
             self._set_offset(None)
+        # not in place: after an error the attributes from before come back
+        self._class_weights = self._class_weights + np.bincount(y, weight, n_classes)
+        self._adjust(self.logit_adjustment_)
         self.__dict__.setdefault("_placed", {}).clear()  # copies on a device
         held = np.empty(0, np.int32)
         if self.estimator is None:
@@ -892,9 +895,6 @@ class MACHClassifier(
             self._train_estimators(method, X, y, params, plan, task)
             for name in ("_weights", "_intercepts"):
                 self.__dict__.pop(name, None)
-        counts = np.bincount(y, weight, n_classes)
-        self._class_weights = self._class_weights + counts
-        self._adjust(self.logit_adjustment_)
         if held.size:
             self._fit_scalars(X[held], y[held], held_weight)
 

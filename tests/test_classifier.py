@@ -1032,6 +1032,27 @@ def test_logit_adjustment_survives_pickle_clone_and_warm_start(blobs, base):
     assert grown.logit_adjustment_ == 0
 
 
+def test_callbacks_get_models_with_the_logit_adjustment(blobs):
+    pytest.importorskip("sklearn.callback", reason="scikit-learn before 1.9")
+    X, y = skewed(blobs)
+    models = []
+
+    class Keeping:
+        def setup(self, estimator, context):
+            pass
+
+        teardown = on_fit_task_begin = setup
+
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+            models.append(fitted_estimator)
+
+    sizes = dict(n_repetitions=4, n_buckets=3, max_iter=2, tol=None)
+    model = MACHClassifier(**sizes, logit_adjustment=0.8, random_state=0)
+    expected = clone(model).fit(X, y).decision_function(X)
+    model.set_callbacks(Keeping()).fit(X, y)
+    assert_array_equal(models[1].decision_function(X), expected)  # of the last epoch
+
+
 def test_grid_search_of_the_logit_adjustment(blobs):
     X, y = skewed(blobs)
     search = GridSearchCV(
