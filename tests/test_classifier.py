@@ -1355,16 +1355,23 @@ def test_weights_for_a_base_that_takes_none_are_refused(blobs, parameters, fit, 
 # Calibrating ------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["built-in", "base"])
-def uncalibrated(request):
+@pytest.fixture(scope="module", params=["built-in", "base"])
+def trained_in_blocks(request):
     """A model of a few blocks, other rows to calibrate it with, and more to see it."""
-    X, y = make_many_classes(3000, 120, 40, n_nonzeros=6, random_state=0)
+    X, y = make_many_classes(2000, 120, 40, n_nonzeros=6, random_state=0)
     base = MultinomialNB() if request.param == "base" else None
     model = MACHClassifier(base, n_repetitions=4, n_buckets=6, random_state=0)
     for start in range(0, 1000, 250):
         rows = slice(start, start + 250)
         model.partial_fit(X[rows], y[rows], classes=range(40))
-    return model, (X[1000:2000], y[1000:2000]), (X[2000:], y[2000:])
+    return model, (X[1000:1400], y[1000:1400]), (X[1400:], y[1400:])
+
+
+@pytest.fixture
+def uncalibrated(trained_in_blocks):
+    """The same with a model of its own for each test."""
+    model, rows, new = trained_in_blocks
+    return pickle.loads(pickle.dumps(model)), rows, new
 
 
 def log_loss_of(model, X, y):
@@ -1410,7 +1417,7 @@ def test_calibrate_leaves_a_logit_adjustment_that_is_a_number(uncalibrated, numb
     model.set_params(logit_adjustment=number).calibrate(*rows)
     assert model.logit_adjustment_ == number
     # of the rows the model was trained on
-    trained = make_many_classes(3000, 120, 40, n_nonzeros=6, random_state=0)[1][:1000]
+    trained = make_many_classes(2000, 120, 40, n_nonzeros=6, random_state=0)[1][:1000]
     counts = np.bincount(trained, minlength=40)
     share = np.maximum(counts, counts[counts > 0].min()) / 1000
     expected = before - number * np.log(40 * share)
@@ -1432,7 +1439,7 @@ def test_calibrate_fits_an_automatic_logit_adjustment(uncalibrated, monkeypatch)
     assert model.calibrate(*rows).logit_adjustment_ == 0.3
     assert_allclose(np.sort(given[0], axis=0), np.sort(scores, axis=0), rtol=1e-6)
     assert_array_equal(given[2].sum(axis=0), own.sum(axis=0))
-    assert_array_equal(given[3], np.ones(1000))
+    assert_array_equal(given[3], np.ones(400))
     before = given.copy()
     given.clear()
     model.calibrate(*rows)  # not of the scores that the first one adjusted
