@@ -634,6 +634,9 @@ class MACHClassifier(
             ) from error
         X, *labels = checked if isinstance(checked, tuple) else (checked,)
         if sp.issparse(X):
+            if X.indices.size > X.nnz:  # arrays with room for more
+                X = X.copy()
+                X.prune()
             if not X.has_canonical_format:
                 X = X.copy()
                 X.sum_duplicates()

@@ -2396,10 +2396,17 @@ def read_only(X):
     return X
 
 
+def room_for_more(X):
+    X.data = np.append(X.data, [7.0, 7.0])
+    X.indices = np.append(X.indices, np.array([3, 1 << 20], np.int32))
+    return X
+
+
 @pytest.mark.parametrize("base", [None, SGDClassifier(loss="log_loss")])
 @pytest.mark.parametrize(
     "change",
     [
+        room_for_more,
         int64_indices,
         unsorted_indices,
         duplicate_indices,
