@@ -81,9 +81,9 @@ from ._stages import decode_stages
 _SMOOTHING = 1e-3
 _CALIBRATION_ROWS = 10_000  # with fewer rows probabilities are not calibrated
 _CALIBRATION_SCORES = 20_000_000  # class scores that the calibration may look at
+_CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
 _ADJUSTMENT_ROWS = 2_500  # rows that show the logit adjustment, if there are so many
 _N_BEST = 10  # classes of a row among which it ranks the true one
-_CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
 _FEW_VALUES = 4  # non-zeros of a column, on average, that are worth its weights
 _MANY_BYTES = 1 << 28  # of weights, below which nobody minds
 _UNCOUNTED = 1 << 26  # bytes that a fit may take besides the weights
@@ -546,6 +546,7 @@ class MACHClassifier(
             raise ValueError("classes must be passed at the first call of partial_fit.")
         if not first:
             self._check_learner("partial_fit", "Call fit")
+            self._check_version("partial_fit")
         if self.class_weight == "balanced":
             raise ValueError(
                 "class_weight='balanced' is not known block by block. Pass a dict, or "
@@ -638,6 +639,15 @@ class MACHClassifier(
             f"{self.estimator!r}. {remedy} to start anew, or set estimator back."
         )
 
+    def _check_version(self, cause):
+        """Refuse to go on with a model that has no sums over its training rows."""
+        if not hasattr(self, "_class_weights"):
+            raise ValueError(
+                "This model was pickled by an older version of sklearn_mach, without "
+                f"the sums over the training rows that {cause} needs. Call fit to "
+                "train it anew."
+            )
+
     def _validate(self, X, y=_NO_LABELS, reset=False):
         """Checked rows (CSR canonical with int32 indices, or C-ordered), and labels."""
         has_labels = y is not _NO_LABELS
@@ -668,6 +678,9 @@ class MACHClassifier(
             ) from error
         X, *labels = checked if isinstance(checked, tuple) else (checked,)
         if sp.issparse(X):
+            if X.indices.size > X.nnz:  # arrays with room for more
+                X = X.copy()
+                X.prune()
             if not X.has_canonical_format:
                 X = X.copy()
                 X.sum_duplicates()
@@ -750,16 +763,16 @@ class MACHClassifier(
         n_nonzeros = X.nnz if sp.issparse(X) else X.size
         given = None
         n_repetitions, n_buckets = self.n_repetitions, self.n_buckets
-        if warm:  # "auto" depends on free memory, in which the model itself is now
-            if n_repetitions == "auto":
-                n_repetitions = self.n_repetitions_
-            if n_buckets == "auto":
-                n_buckets = self.n_buckets_
         if not isinstance(self.hashing, str):
             given = _check_table(self.hashing, n_classes, n_repetitions, n_buckets)
             given, n_repetitions, n_buckets = given
             n_buckets = int(n_buckets)  # of few bits, R B would overflow
         else:
+            if warm:  # "auto" depends on free memory, in which the model itself is now
+                if n_repetitions == "auto":
+                    n_repetitions = self.n_repetitions_
+                if n_buckets == "auto":
+                    n_buckets = self.n_buckets_
             n_repetitions, n_buckets = theory.choose_sizes(
                 n_classes,
                 n_repetitions,
@@ -847,14 +860,17 @@ class MACHClassifier(
                 )
         if self.estimator is not None or free is None:
             return
-        needed = theory.model_bytes(n_features, n_repetitions, n_buckets)
-        trial = 0
+        weights = theory.model_bytes(n_features, n_repetitions, n_buckets)
+        needed, trial = weights, ""
         if self.learning_rate == "auto":
-            trial = _softmax.probe_bytes(n_features, n_repetitions * n_buckets)
-        if needed + (trial if trial > _UNCOUNTED else 0) <= free:
+            n_bytes = _softmax.probe_bytes(n_features, n_repetitions * n_buckets)
+            if n_bytes > _UNCOUNTED:
+                needed, trial = needed + n_bytes, " and the trial of the learning rate"
+        if needed <= free:
             return
+        column = theory.model_bytes(n_features, 1, 1)
         fitting = theory.largest_sizes(
-            n_classes, n_buckets, free // theory.model_bytes(n_features, 1, 1)
+            n_classes, n_buckets, free * weights // needed // column
         )
         advice = "No R and B fit; use fewer features."
         if fitting is not None:
@@ -863,8 +879,9 @@ class MACHClassifier(
             )
         raise MemoryError(
             f"The weights of n_repetitions={n_repetitions} with n_buckets={n_buckets} "
-            f"for {n_features} features take {needed} bytes ({format_bytes(needed)}), "
-            f"but only {free} bytes ({format_bytes(free)}) are free. {advice}"
+            f"for {n_features} features{trial} take {needed} bytes "
+            f"({format_bytes(needed)}), but only {free} bytes "
+            f"({format_bytes(free)}) are free. {advice}"
         )
 
     def _warn_about_columns(self, X, plan):
@@ -911,6 +928,9 @@ class MACHClassifier(
             self._scalars, self.logit_adjustment_ = None, 0.0
             self._class_weights = np.zeros(n_classes)
             self._set_offset(None)
+        # not in place: after an error the attributes from before come back
+        self._class_weights = self._class_weights + np.bincount(y, weight, n_classes)
+        self._adjust(self.logit_adjustment_)
         self.__dict__.setdefault("_placed", {}).clear()  # copies on a device
         held = np.empty(0, np.int32)
         if self.estimator is None:
@@ -921,9 +941,6 @@ class MACHClassifier(
             self._train_estimators(method, X, y, params, plan, task)
             for name in ("_weights", "_intercepts"):
                 self.__dict__.pop(name, None)
-        counts = np.bincount(y, weight, n_classes)
-        self._class_weights = self._class_weights + counts
-        self._adjust(self.logit_adjustment_)
         if held.size:
             self._fit_scalars(X[held], y[held], held_weight)
 
@@ -977,7 +994,8 @@ class MACHClassifier(
         if is_block:
             options |= {"max_iter": 1, "early_stopping": False}
         else:
-            n_held = _n_calibration(n_samples, plan.table.shape[0], n_buckets)
+            n_used = n_samples if weight is None else np.count_nonzero(weight)
+            n_held = _n_calibration(n_used, plan.table.shape[0], n_buckets)
 
         def settings_of(X, y, weight, seen=None):
             n_columns = width if self.device_ == "cpu" else 0
@@ -999,6 +1017,8 @@ class MACHClassifier(
                 factor = _softmax.probe_step(*rows, column, n_buckets, trial, width)
                 if factor is not None:
                     waiting = []
+                elif is_block:  # a copy: the caller may fill its arrays anew
+                    waiting[-1] = deepcopy(waiting[-1])
             settings = settings.scaled(factor or _softmax.DEFAULT_FACTOR)
 
         first = 0 if continued else plan.n_old
@@ -1098,6 +1118,7 @@ class MACHClassifier(
         """
         self._check_prediction()
         self._validate_params()
+        self._check_version("calibrate")
         with self._unchanged_on_error():
             X, y = self._validate(X, y)
             codes = _encode_as(y, self.classes_)
@@ -1108,8 +1129,8 @@ class MACHClassifier(
                 )
             if not weight.any():
                 raise ValueError("sample_weight is zero for all rows.")
-            order = np.random.default_rng(0).permutation(codes.size)
-            order = order[weight[order] > 0]
+            order = np.random.default_rng(0).permutation(np.flatnonzero(weight))
+            self._adjust(self.logit_adjustment_)  # to a number set since
             self._fit_scalars(X[order], codes[order], weight[order])
         return self
 
@@ -1373,9 +1394,7 @@ class MACHClassifier(
 
     def _decoding(self):
         """Keyword arguments of the functions that decode."""
-        offset = None
-        if self.decoder == "log_mean":
-            offset = getattr(self, "_offset", None)  # not in models of older versions
+        offset = self._offset if self.decoder == "log_mean" else None
         return {"merge": self._merge(), "offset": offset}
 
     def _merge(self):
@@ -1526,9 +1545,11 @@ class MACHClassifier(
 
     def __setstate__(self, state):
         super().__setstate__(state)
+        self.__dict__.setdefault("logit_adjustment", "auto")  # of an older version
         if hasattr(self, "bucket_table_"):
             self._placed = {}
-            if not hasattr(self, "_chance"):  # a model of an older version
+            self.__dict__.setdefault("logit_adjustment_", 0.0)
+            if not hasattr(self, "_chance"):
                 self._chance = _hashing.collision_chance(
                     self.bucket_table_, self.n_buckets_, self.hashing
                 )
@@ -1589,8 +1610,11 @@ def _n_calibration(n_samples, n_classes, n_buckets):
 def _stack(blocks):
     """Blocks of rows, classes and weights as one."""
     X, y, weight = zip(*blocks, strict=True)
-    stack = partial(sp.vstack, format="csr") if sp.issparse(X[0]) else np.concatenate
-    return stack(X), np.concatenate(y), np.concatenate(weight)
+    if any(map(sp.issparse, X)):
+        X = sp.vstack(list(map(sp.csr_array, X)), format="csr")
+    else:
+        X = np.concatenate(X)
+    return X, np.concatenate(y), np.concatenate(weight)
 
 
 def _check_labels(labels, name):

@@ -24,12 +24,13 @@ from sklearn.exceptions import (
     NotFittedError,
     UnsetMetadataPassedError,
 )
-from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.feature_extraction.text import HashingVectorizer, TfidfVectorizer
 from sklearn.linear_model import (
     LinearRegression,
     LogisticRegression,
     SGDClassifier,
 )
+from sklearn.metrics import log_loss
 from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.neighbors import KNeighborsClassifier
@@ -38,7 +39,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
-from sklearn_mach import MACHClassifier, _classifier, _hashing, theory
+from sklearn_mach import MACHClassifier, _classifier, _hashing, _softmax, theory
+from sklearn_mach.datasets import make_many_classes
 from sklearn_mach.metrics import class_ranks
 
 DECODERS = ["log_mean", "mean", "min", "median"]
@@ -752,6 +754,28 @@ def test_log_mean_probabilities_are_the_documented_softmax(blobs):
     assert_allclose(model.predict_log_proba(X), np.log(expected), rtol=1e-5, atol=1e-5)
 
 
+def test_only_rows_with_weight_are_set_aside(blobs, monkeypatch):
+    X, y = blobs(400)
+    weight = np.zeros(400)
+    weight[:60] = 1
+    held = []
+    make_settings = _softmax.make_settings
+
+    def recorded(*args):
+        settings, seen = make_settings(*args)
+        held.append(settings.held.size)
+        return settings, seen
+
+    monkeypatch.setattr(_softmax, "make_settings", recorded)
+    monkeypatch.setattr(_classifier, "_CALIBRATION_ROWS", 100)
+    model = MACHClassifier(n_repetitions=3, n_buckets=3, max_iter=1, random_state=0)
+    model.fit(X, y, weight)  # 60 rows are too few
+    monkeypatch.setattr(_classifier, "_CALIBRATION_ROWS", 50)
+    model.fit(X, y, weight)
+    model.fit(X, y)
+    assert held == [0, 60 // 50, 400 // 50]  # 2 %
+
+
 @pytest.mark.parametrize("decoder", DECODERS)
 @pytest.mark.parametrize(
     "base", [None, LogisticRegression(), DecisionTreeClassifier(max_depth=3)]
@@ -864,6 +888,181 @@ def test_offsets_of_classes_count_in_all_predictions_of_log_mean(
         assert_array_equal(class_ranks(model, X, y), reference.rank(expected, y))
         *_, last = model.staged_predict_topk(X, n_classes)
         assert_array_equal(last, best)
+
+
+def skewed(blobs, n_classes=9, n_samples=900):
+    """Class k has 1/(k + 1) of the rows of class 0, and classes overlap."""
+    X, y = blobs(n_samples, 6, n_classes, noise=1.5, sparse=False)
+    kept = np.arange(n_samples) // n_classes % (y + 1) == 0
+    return X[kept], y[kept]
+
+
+def log_relative_share(y, weight=None):
+    """Logarithm of K times the share of each class in the weights, by the formula."""
+    share = np.bincount(y, weight) / np.sum(
+        np.ones(y.size) if weight is None else weight
+    )
+    return np.log(share.size * share)
+
+
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+@pytest.mark.parametrize("weights_of", [None, "rows", "classes"])
+def test_logit_adjustment_takes_tau_times_the_log_share(blobs, base, weights_of):
+    X, y = skewed(blobs)
+    tau, weight, rows, by_class = 0.8, None, None, None
+    if weights_of == "rows":
+        rows = weight = np.random.default_rng(0).uniform(0, 2, y.size)
+    elif weights_of == "classes":
+        by_class = {0: 0.5, 7: 4.0}
+        weight = np.select([y == 0, y == 7], [0.5, 4.0], 1.0)
+    model = MACHClassifier(
+        base, n_repetitions=4, n_buckets=3, class_weight=by_class, random_state=0
+    )
+    plain = clone(model).set_params(logit_adjustment=0).fit(X, y, rows)
+    model.set_params(logit_adjustment=tau).fit(X, y, rows)
+    assert (plain.logit_adjustment_, model.logit_adjustment_) == (0, tau)
+    taken = tau * log_relative_share(y, weight)
+    expected = plain.decision_function(X).astype(np.float64) - taken
+    order = np.argsort(-expected, axis=1, kind="stable")
+    assert (order[:, 0] != plain.predict(X)).any()
+
+    rounding = dict(rtol=1e-6, atol=1e-6)  # of float32
+    assert_allclose(model.decision_function(X), expected, **rounding)
+    assert_array_equal(model.predict(X), order[:, 0])
+    labels, scores = model.predict_topk(X, k=9, return_scores=True)
+    assert_array_equal(labels, order)
+    assert_allclose(scores, np.take_along_axis(expected, order, axis=1), **rounding)
+    assert_array_equal(class_ranks(model, X, y), np.argmax(order == y[:, None], axis=1))
+    proba = model.predict_proba(X)
+    assert_array_equal(np.argsort(-proba, axis=1, kind="stable"), order)
+    stages = zip(
+        plain.staged_predict_topk(X, k=9, return_scores=True),
+        model.staged_predict_topk(X, k=9, return_scores=True),
+        strict=True,
+    )
+    for before, after in stages:
+        of_class = np.argsort(before[0], axis=1)
+        expected = np.take_along_axis(before[1], of_class, axis=1) - taken
+        assert_allclose(after[1], -np.sort(-expected, axis=1), **rounding)
+        found = np.take_along_axis(expected, after[0], axis=1)
+        assert_allclose(found, after[1], **rounding)
+
+
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+@pytest.mark.parametrize("decoder", DECODERS[1:])
+def test_logit_adjustment_is_that_of_log_mean_only(blobs, base, decoder):
+    X, y = skewed(blobs)
+    model = MACHClassifier(base, n_repetitions=4, n_buckets=3, random_state=0)
+    model.set_params(decoder=decoder).fit(X, y)
+    plain, adjusted = (clone(model).set_params(logit_adjustment=t) for t in (0, 2))
+    plain, adjusted = plain.fit(X, y), adjusted.fit(X, y)
+    assert_array_equal(adjusted.predict_topk(X, k=9), plain.predict_topk(X, k=9))
+    assert_array_equal(adjusted.predict_proba(X), plain.predict_proba(X))
+    assert_array_equal(adjusted.decision_function(X), plain.decision_function(X))
+    assert_array_equal(class_ranks(adjusted, X, y), class_ranks(plain, X, y))
+    for one, other in zip(
+        adjusted.staged_predict_topk(X), plain.staged_predict_topk(X), strict=True
+    ):
+        assert_array_equal(one, other)
+
+
+def test_a_class_without_rows_counts_as_the_rarest(blobs):
+    X, y = blobs(60)
+    model = MACHClassifier(n_repetitions=3, n_buckets=3, random_state=0)
+    model.set_params(logit_adjustment=0.5, learning_rate=0.1)
+    few = (y < 4) & ~((y == 2) & (np.arange(60) > 30))  # class 2 is the rarest
+    model.partial_fit(X[few], y[few], classes=range(6))
+    plain = clone(model).set_params(logit_adjustment=0)
+    plain.partial_fit(X[few], y[few], classes=range(6))
+    counts = np.bincount(y[few], minlength=6)
+    counts[4:] = counts[2]
+    taken = 0.5 * np.log(6 * counts / few.sum())
+    difference = plain.decision_function(X) - model.decision_function(X)
+    assert_allclose(difference, np.tile(taken, (60, 1)), rtol=1e-5, atol=1e-5)
+
+
+def test_shares_of_classes_are_those_of_all_blocks(blobs):
+    X, y = skewed(blobs)
+    weight = np.random.default_rng(0).uniform(0, 2, y.size)
+    model = MACHClassifier(n_repetitions=4, n_buckets=3, random_state=0)
+    plain, adjusted = (clone(model).set_params(logit_adjustment=t) for t in (0, 2))
+    for stop in (100, 150, y.size):
+        rows = slice(stop - 50, stop) if stop > 100 else slice(100)
+        for one in (plain, adjusted):
+            one.partial_fit(X[rows], y[rows], range(9), sample_weight=weight[rows])
+    seen = np.r_[:150, y.size - 50 : y.size]
+    taken = 2 * log_relative_share(y[seen], weight[seen])
+    difference = plain.decision_function(X) - adjusted.decision_function(X)
+    assert_allclose(difference, np.tile(taken, (y.size, 1)), rtol=1e-5, atol=1e-5)
+
+
+def test_automatic_logit_adjustment_needs_rows_set_aside(monkeypatch):
+    X, y = make_many_classes(1000, 60, 40, n_nonzeros=6, random_state=0)
+    sizes = dict(n_repetitions=4, n_buckets=6, max_iter=5, random_state=0)
+    few = MACHClassifier(**sizes).fit(X, y)  # fewer than 10,000 rows
+    assert few.logit_adjustment_ == 0
+    monkeypatch.setattr(_classifier, "_CALIBRATION_ROWS", 1000)
+    many = MACHClassifier(**sizes)
+    monkeypatch.setattr(_classifier, "fit_adjustment", lambda *rows: 0.25)
+    assert many.fit(X, y).logit_adjustment_ == 0.25
+    base = MACHClassifier(MultinomialNB(), **sizes).fit(X, y)
+    assert base.logit_adjustment_ == 0
+    for number in (0, 0.5, -1):
+        many.set_params(logit_adjustment=number)
+        assert many.fit(X, y).logit_adjustment_ == number
+
+
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+def test_logit_adjustment_survives_pickle_clone_and_warm_start(blobs, base):
+    X, y = skewed(blobs)
+    model = MACHClassifier(base, n_repetitions=5, n_buckets=3, random_state=0)
+    model.set_params(logit_adjustment=0.7)
+    scores = model.fit(X, y).decision_function(X)
+    loaded = pickle.loads(pickle.dumps(model))
+    assert_array_equal(loaded.decision_function(X), scores)
+    assert_array_equal(loaded.predict_topk(X, k=3), model.predict_topk(X, k=3))
+    assert loaded.logit_adjustment_ == 0.7
+    assert clone(model).logit_adjustment == 0.7
+    assert_array_equal(clone(model).fit(X, y).decision_function(X), scores)
+    grown = clone(model).set_params(n_repetitions=3, warm_start=True).fit(X, y)
+    grown.set_params(n_repetitions=5).fit(X, y)
+    # dense sums of BLAS may round otherwise beside other columns
+    assert_allclose(grown.decision_function(X), scores, rtol=1e-4, atol=1e-5)
+    grown.set_params(n_repetitions=6, logit_adjustment=0).fit(X, y)
+    assert grown.logit_adjustment_ == 0
+
+
+def test_callbacks_get_models_with_the_logit_adjustment(blobs):
+    pytest.importorskip("sklearn.callback", reason="scikit-learn before 1.9")
+    X, y = skewed(blobs)
+    models = []
+
+    class Keeping:
+        def setup(self, estimator, context):
+            pass
+
+        teardown = on_fit_task_begin = setup
+
+        def on_fit_task_end(self, estimator, context, *, fitted_estimator=None):
+            models.append(fitted_estimator)
+
+    sizes = dict(n_repetitions=4, n_buckets=3, max_iter=2, tol=None)
+    model = MACHClassifier(**sizes, logit_adjustment=0.8, random_state=0)
+    expected = clone(model).fit(X, y).decision_function(X)
+    model.set_callbacks(Keeping()).fit(X, y)
+    assert_array_equal(models[1].decision_function(X), expected)  # of the last epoch
+
+
+def test_grid_search_of_the_logit_adjustment(blobs):
+    X, y = skewed(blobs)
+    search = GridSearchCV(
+        MACHClassifier(n_repetitions=4, n_buckets=3, random_state=0),
+        {"logit_adjustment": [0.0, "auto", 50.0]},
+        cv=KFold(2, shuffle=True, random_state=0),
+    )
+    none, auto, huge = search.fit(X, y).cv_results_["mean_test_score"]
+    assert none == auto  # too few rows
+    assert huge < none / 2  # always the rarest class
 
 
 @pytest.mark.parametrize("decoder", ["log_mean", "mean"])
@@ -1153,6 +1352,205 @@ def test_weights_for_a_base_that_takes_none_are_refused(blobs, parameters, fit, 
         model.fit(X, y, **fit)
 
 
+# Calibrating ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["built-in", "base"])
+def trained_in_blocks(request):
+    """A model of a few blocks, other rows to calibrate it with, and more to see it."""
+    X, y = make_many_classes(2000, 120, 40, n_nonzeros=6, random_state=0)
+    base = MultinomialNB() if request.param == "base" else None
+    model = MACHClassifier(base, n_repetitions=4, n_buckets=6, random_state=0)
+    for start in range(0, 1000, 250):
+        rows = slice(start, start + 250)
+        model.partial_fit(X[rows], y[rows], classes=range(40))
+    return model, (X[1000:1400], y[1000:1400]), (X[1400:], y[1400:])
+
+
+@pytest.fixture
+def uncalibrated(trained_in_blocks):
+    """The same with a model of its own for each test."""
+    model, rows, new = trained_in_blocks
+    return pickle.loads(pickle.dumps(model)), rows, new
+
+
+def log_loss_of(model, X, y):
+    return log_loss(y, model.predict_proba(X), labels=model.classes_)
+
+
+def test_calibrate_brings_the_log_loss_of_new_rows_down(uncalibrated):
+    model, rows, new = uncalibrated
+    before = log_loss_of(model, *new)
+    scores = model.set_params(logit_adjustment=0).decision_function(new[0])
+    assert model.calibrate(*rows) is model
+    assert log_loss_of(model, *new) < before
+    assert_array_equal(model.decision_function(new[0]), scores)
+    proba = model.predict_proba(new[0])
+    assert_allclose(proba.sum(axis=1), 1, rtol=1e-12)
+    # no other temperature does better on the rows it was fitted to
+    found, scores = log_loss_of(model, *rows), model.decision_function(rows[0])
+    for temperature in (0.5, 1, 1.5, 2, 3, 4, 6):
+        log_proba = log_softmax(temperature * scores.astype(np.float64), axis=1)
+        loss = -log_proba[np.arange(rows[1].size), rows[1]].mean()
+        assert found < loss + 1e-5  # the steps end where less is gained
+
+
+def test_calibrate_changes_no_weights(uncalibrated):
+    model, rows, (X, _) = uncalibrated
+    state = pickle.loads(pickle.dumps(model))
+    bucket_scores = model._bucket_scores(X)
+    model.calibrate(*rows)
+    assert_array_equal(model._bucket_scores(X), bucket_scores)
+    assert_array_equal(model.bucket_table_, state.bucket_table_)
+    assert_array_equal(model.classes_, state.classes_)
+    assert model.n_iter_ == state.n_iter_
+    if model.estimator is None:
+        assert_same_model(model, state)
+
+
+@pytest.mark.parametrize("number", [0, 0.5, -1])
+def test_calibrate_leaves_a_logit_adjustment_that_is_a_number(uncalibrated, number):
+    model, rows, (X, y) = uncalibrated
+    plain = model.calibrate(*rows).set_params(logit_adjustment=0).calibrate(*rows)
+    assert plain.logit_adjustment_ == 0
+    before = plain.decision_function(X)
+    model.set_params(logit_adjustment=number).calibrate(*rows)
+    assert model.logit_adjustment_ == number
+    # of the rows the model was trained on
+    trained = make_many_classes(2000, 120, 40, n_nonzeros=6, random_state=0)[1][:1000]
+    counts = np.bincount(trained, minlength=40)
+    share = np.maximum(counts, counts[counts > 0].min()) / 1000
+    expected = before - number * np.log(40 * share)
+    assert_allclose(model.decision_function(X), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_calibrate_fits_an_automatic_logit_adjustment(uncalibrated, monkeypatch):
+    model, rows, _ = uncalibrated
+    # what it is fitted to: the five best of each row without an adjustment
+    best, scores = reference.topk(model.decision_function(rows[0]), 5)
+    own = best == rows[1][:, None]
+    given = []
+
+    def fit_adjustment(*arrays):
+        given.extend(arrays)
+        return 0.3
+
+    monkeypatch.setattr(_classifier, "fit_adjustment", fit_adjustment)
+    assert model.calibrate(*rows).logit_adjustment_ == 0.3
+    assert_allclose(np.sort(given[0], axis=0), np.sort(scores, axis=0), rtol=1e-6)
+    assert_array_equal(given[2].sum(axis=0), own.sum(axis=0))
+    assert_array_equal(given[3], np.ones(400))
+    before = given.copy()
+    given.clear()
+    model.calibrate(*rows)  # not of the scores that the first one adjusted
+    for first, second in zip(before, given, strict=True):
+        assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_calibrate_works_with_every_decoder(uncalibrated, decoder):
+    model, rows, (X, _) = uncalibrated
+    expected = pickle.loads(pickle.dumps(model)).calibrate(*rows)
+    model.set_params(decoder=decoder).calibrate(*rows)
+    model.set_params(decoder="log_mean")
+    assert_array_equal(model.predict_proba(X), expected.predict_proba(X))
+
+
+def test_rows_of_weight_zero_do_not_matter_to_calibrate(uncalibrated):
+    model, (X, y), (new, _) = uncalibrated
+    other = pickle.loads(pickle.dumps(model))
+    weight = np.random.default_rng(0).uniform(0, 2, y.size)
+    weight[::3] = 0
+    used = weight > 0
+    y = np.where(used, y, 39 - y)  # whatever they are
+    model.calibrate(X, y, weight)
+    other.calibrate(X[used], y[used], sample_weight=weight[used])
+    assert model.logit_adjustment_ == other.logit_adjustment_
+    assert_array_equal(model.predict_proba(new), other.predict_proba(new))
+
+
+@pytest.mark.parametrize("n_classes", [1, 2])
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+def test_calibrate_of_one_or_two_classes(blobs, base, n_classes):
+    X, y = blobs(90, n_classes=2, noise=2, sparse=False)
+    y = y % n_classes
+    model = MACHClassifier(base, random_state=0).fit(X[:60], y[:60])
+    labels = model.predict(X)
+    proba = model.calibrate(X[60:], y[60:]).predict_proba(X)
+    assert proba.shape == (90, n_classes)
+    assert_allclose(proba.sum(axis=1), 1, rtol=1e-12)
+    assert_array_equal(model.predict(X), labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X, y, w: (X, np.where(y == 3, 40, y), w), r"not in classes: \[40\]"),
+        (lambda X, y, w: (X, y.astype(str), w), "cannot be compared|not in classes"),
+        (lambda X, y, w: (X[:, :9], y, w), "X has 9 features"),
+        (lambda X, y, w: (X, y[1:], w), "inconsistent numbers of samples"),
+        (lambda X, y, w: (X, y, -w), "Negative values"),
+        (lambda X, y, w: (X, y, w * np.nan), "contains NaN"),
+        (lambda X, y, w: (X, y, w[1:]), "shape"),
+        (lambda X, y, w: (X, y, 0 * w), "is zero for all rows|non-zero number"),
+        (lambda X, y, w: (X[:0], y[:0], w[:0]), "0 sample"),
+    ],
+)
+def test_calibrate_refuses_bad_rows_and_stays_as_it_was(uncalibrated, change, message):
+    model, rows, (X, _) = uncalibrated
+    model.calibrate(*rows)
+    proba, tau = model.predict_proba(X), model.logit_adjustment_
+    with pytest.raises(ValueError, match=message):
+        model.calibrate(*change(*rows, np.ones(rows[1].size)))
+    assert model.logit_adjustment_ == tau
+    assert_array_equal(model.predict_proba(X), proba)
+
+
+def test_an_error_within_calibrate_leaves_the_model_untouched(
+    uncalibrated, monkeypatch
+):
+    model, rows, (X, _) = uncalibrated
+    proba, scores = model.predict_proba(X), model.decision_function(X)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_classifier, "fit_adjustment", lambda *rows: 3.0)
+
+        def interrupted(*args):
+            raise KeyboardInterrupt
+
+        patch.setattr(_classifier, "fit_scalars", interrupted)
+        model.calibrate(*rows)
+    assert model.logit_adjustment_ == 0
+    assert_array_equal(model.decision_function(X), scores)
+    assert_array_equal(model.predict_topk(X)[:, 0], scores.argmax(axis=1))
+    assert_array_equal(model.predict_proba(X), proba)
+
+
+def test_calibrate_needs_a_fitted_model_and_good_parameters(blobs):
+    X, y = blobs(60)
+    model = MACHClassifier()
+    with pytest.raises(NotFittedError):
+        model.calibrate(X, y)
+    model.fit(X, y).set_params(logit_adjustment="bogus")
+    with pytest.raises(ValueError, match="'logit_adjustment' parameter"):
+        model.calibrate(X, y)
+
+
+def test_partial_fit_keeps_what_calibrate_found_and_fit_does_not(
+    uncalibrated, monkeypatch
+):
+    model, rows, (X, _) = uncalibrated
+    monkeypatch.setattr(_classifier, "fit_adjustment", lambda *rows: 0.3)
+    model.calibrate(*rows)
+    scalars = model._scalars.copy()
+    model.partial_fit(*rows)
+    assert model.logit_adjustment_ == 0.3
+    assert_array_equal(model._scalars, scalars)
+    fresh = clone(model).fit(*rows)
+    model.fit(*rows)
+    assert model.logit_adjustment_ == fresh.logit_adjustment_ == 0
+    assert_array_equal(model.predict_proba(X), fresh.predict_proba(X))
+
+
 # Growing ----------------------------------------------------------------------------
 
 
@@ -1197,6 +1595,27 @@ def test_warm_start_that_adds_nothing_warns_and_keeps_the_model(blobs, base):
     assert_array_equal(model.decision_function(X), scores)
 
 
+def test_automatic_sizes_stay_when_a_model_grows(blobs, monkeypatch):
+    X, y = blobs(600, 50, 300)
+    model = MACHClassifier(max_iter=1, warm_start=True, random_state=0)
+    model.set_params(hashing="balanced").fit(X, y)
+    sizes = model.n_repetitions_, model.n_buckets_
+    best = model.predict_topk(X)
+    # the model is in memory now: as few bytes as half of it needs are free
+    free = theory.model_bytes(50, *sizes) * 5 // 4
+    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: free)
+    fresh = clone(model).fit(X, y)
+    assert (fresh.n_repetitions_, fresh.n_buckets_) != sizes
+    with pytest.warns(UserWarning, match=f"n_repetitions={sizes[0]} as before trains"):
+        model.fit(X, y)
+    assert (model.n_repetitions_, model.n_buckets_) == sizes
+    assert_array_equal(model.predict_topk(X), best)
+    kept = model.coef_.copy()
+    model.set_params(n_repetitions=sizes[0] + 1).fit(X, y)
+    assert (model.n_repetitions_, model.n_buckets_) == (sizes[0] + 1, sizes[1])
+    assert_array_equal(model.coef_[:-1], kept)
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
@@ -1224,6 +1643,19 @@ def test_warm_start_refuses_other_classes_features_and_tables(blobs):
     other = np.column_stack([TABLE[::-1], TABLE])  # the first columns are not the same
     with pytest.raises(ValueError, match="warm_start"):
         model.set_params(hashing=other).fit(X, y)
+
+
+@pytest.mark.parametrize("n_repetitions", ["auto", 4])
+def test_a_table_of_the_user_may_grow(blobs, n_repetitions):
+    X, y = blobs(60)
+    model = MACHClassifier(hashing=TABLE, warm_start=True, random_state=0).fit(X, y)
+    kept = model.coef_.copy()
+    grown = np.column_stack([TABLE, TABLE[::-1]])
+    model.set_params(hashing=grown, n_repetitions=n_repetitions).fit(X, y)
+    assert_array_equal(model.bucket_table_, grown)
+    assert_array_equal(model.coef_[:2], kept)
+    whole = clone(model).set_params(warm_start=False).fit(X, y)
+    assert_same_model(model, whole)
 
 
 @pytest.mark.parametrize(
@@ -1262,6 +1694,71 @@ def test_partial_fit_learns_from_blocks(blobs, sparse):
             model.partial_fit(X[rows], y[rows], classes=np.arange(20))
     assert model.score(X[600:], y[600:]) > reached - 0.05
     assert model.n_iter_ == 20
+
+
+@pytest.mark.parametrize("base", [None, MultinomialNB()])
+def test_class_weight_counts_in_blocks_of_one_class(blobs, base):
+    X, y = blobs(120)
+    X = abs(X)
+    model = MACHClassifier(base, n_repetitions=4, n_buckets=3, random_state=0)
+    by_class = clone(model).set_params(class_weight={0: 4.0, 3: 0.25})
+    by_row, unweighted = clone(model), clone(model)
+    for k in (1, 0, 3, 2, 4, 5):
+        rows = y == k
+        weight = np.full(rows.sum(), {0: 4.0, 3: 0.25}.get(k, 1.0))
+        by_class.partial_fit(X[rows], y[rows], classes=range(6))
+        by_row.partial_fit(X[rows], y[rows], range(6), sample_weight=weight)
+        unweighted.partial_fit(X[rows], y[rows], classes=range(6))
+    scores = by_class.decision_function(X)
+    assert_array_equal(scores, by_row.decision_function(X))
+    assert abs(scores - unweighted.decision_function(X)).max() > 0.1
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("alpha", [0.0, 1e-3])
+def test_rows_of_little_weight_change_little(blobs, sparse, alpha):
+    X, y = blobs(400, sparse=sparse)
+    model = MACHClassifier(n_repetitions=4, n_buckets=3, alpha=alpha, random_state=0)
+    for start in range(0, 300, 100):
+        rows = slice(start, start + 100)
+        model.partial_fit(X[rows], y[rows], classes=range(6))
+    scores, wrong = model.decision_function(X), (y[300:] + 1) % 6
+    as_heavy = pickle.loads(pickle.dumps(model)).partial_fit(X[300:], wrong)
+    assert abs(as_heavy.decision_function(X) - scores).max() > 0.1
+    model.partial_fit(X[300:], wrong, sample_weight=np.full(100, 1e-6))
+    assert abs(model.decision_function(X) - scores).max() < 1e-3
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_partial_fit_keeps_no_arrays_of_the_caller(sparse):
+    X, y = make_many_classes(1200, 60, 20, n_nonzeros=6, random_state=0)
+    X = X if sparse else X.toarray()
+    sizes = dict(n_repetitions=2, n_buckets=5, random_state=0)
+    fresh, reused = MACHClassifier(**sizes), MACHClassifier(**sizes)
+    for start in range(0, 1200, 400):  # the trial of the step waits for 1,000 rows
+        rows, weight = slice(start, start + 400), np.ones(400)
+        fresh.partial_fit(X[rows], y[rows], range(20), sample_weight=weight.copy())
+        block, labels = X[rows].copy(), y[rows].copy()
+        reused.partial_fit(block, labels, range(20), sample_weight=weight)
+        values = block.data if sparse else block
+        values[:], labels[:], weight[:] = 7, 0, 0
+    assert_same_model(reused, fresh)
+
+
+def test_partial_fit_takes_sparse_and_dense_blocks_in_turn():
+    X, y = make_many_classes(1200, 60, 20, n_nonzeros=6, random_state=0)
+    sizes = dict(n_repetitions=4, n_buckets=5, random_state=0)
+    models = [MACHClassifier(**sizes) for _ in range(3)]
+    for start in range(0, 1200, 400):
+        rows = slice(start, start + 400)
+        blocks = X[rows], X[rows].toarray(), X[rows]
+        if start == 400:
+            blocks = X[rows], X[rows].toarray(), X[rows].toarray()
+        for model, block in zip(models, blocks, strict=True):
+            model.partial_fit(block, y[rows], classes=range(20))
+    sparse, dense, mixed = (model.score(X, y) for model in models)
+    assert min(sparse, dense) > 0.3
+    assert mixed > min(sparse, dense) - 0.05
 
 
 def test_partial_fit_of_counts_equals_fit(blobs):
@@ -1580,6 +2077,12 @@ def test_bad_rows_are_refused_at_prediction(blobs, method, base, sparse):
         ({"n_repetitions": 0}, "'n_repetitions' parameter .* Got 0 instead"),
         ({"hashing": "murmur"}, "'hashing' parameter .* Got 'murmur' instead"),
         ({"decoder": "max"}, "'decoder' parameter .* Got 'max' instead"),
+        ({"logit_adjustment": "none"}, "'logit_adjustment' parameter .*'none'"),
+        ({"logit_adjustment": None}, "'logit_adjustment' parameter .* Got None"),
+        ({"logit_adjustment": np.nan}, "'logit_adjustment' parameter .* Got nan"),
+        ({"logit_adjustment": np.inf}, "'logit_adjustment' parameter .* Got inf"),
+        ({"logit_adjustment": -np.inf}, "'logit_adjustment' parameter .* Got -inf"),
+        ({"logit_adjustment": [1.0]}, "'logit_adjustment' parameter .* Got \\[1.0\\]"),
         ({"learning_rate": 0}, "'learning_rate' parameter .* Got 0 instead"),
         ({"max_iter": 0}, "'max_iter' parameter .* Got 0 instead"),
         ({"alpha": -1}, "'alpha' parameter .* Got -1 instead"),
@@ -1734,6 +2237,52 @@ def test_weights_larger_than_the_free_memory_are_refused(blobs, monkeypatch):
     assert model.coef_.nbytes + model.intercept_.nbytes <= free
 
 
+def test_free_memory_must_hold_the_trial_of_the_learning_rate_too(blobs, monkeypatch):
+    X, y = blobs(600, 50, 300)
+    monkeypatch.setattr(_classifier, "_UNCOUNTED", 0)  # whatever it takes
+    monkeypatch.setattr(_softmax, "_PROBE_BYTES", 0)
+    weights = theory.model_bytes(50, 8, 64)
+    trial = 50 * 4 * 8 * 64 // 10
+    model = MACHClassifier(n_repetitions=8, n_buckets=64, max_iter=1)
+    model.set_params(hashing="balanced")  # others need memory for sketches
+    monkeypatch.setattr(_classifier, "free_memory", lambda: weights + trial - 1)
+    with pytest.raises(MemoryError, match=f"trial.*take {weights + trial}") as error:
+        model.fit(X, y)
+    found = re.search(
+        r"n_repetitions=(\d+) with n_buckets=(\d+) would", str(error.value)
+    )
+    sizes = dict(
+        zip(("n_repetitions", "n_buckets"), map(int, found.groups()), strict=True)
+    )
+    clone(model).set_params(**sizes).fit(X, y)
+    clone(model).set_params(learning_rate=0.1).fit(X, y)  # has no trial
+    monkeypatch.setattr(_classifier, "free_memory", lambda: weights + trial)
+    model.fit(X, y)
+
+
+def test_weights_out_of_proportion_to_the_values_are_reported(blobs, monkeypatch):
+    texts = [f"{a} {b}" for a in ("red", "green", "blue") for b in ("hat", "coat")] * 9
+    names = [text.split()[1] for text in texts]
+    monkeypatch.setattr(_classifier, "_MANY_BYTES", 4 * 4096)
+    model = MACHClassifier(n_repetitions=1, n_buckets=2, max_iter=1)
+    message = (
+        r"take .*only 108 non-zeros in 4,096 columns, 0.0 a col.*HashingVectorizer"
+    )
+    hashed = HashingVectorizer(n_features=4096).transform(texts)
+    with pytest.warns(UserWarning, match=message):
+        model.fit(hashed, names)
+    with pytest.warns(UserWarning, match=message):
+        clone(model).partial_fit(hashed, names, classes=["coat", "hat"])
+    # nothing of base classifiers, of few bytes, or of values that are worth them
+    clone(model).set_params(estimator=MultinomialNB()).fit(abs(hashed), names)
+    monkeypatch.setattr(_classifier, "_MANY_BYTES", 0)
+    model.fit(TfidfVectorizer().fit_transform(texts), names)
+    for sparse in (True, False):
+        model.fit(*blobs(60, n_classes=2, sparse=sparse))
+    monkeypatch.undo()
+    model.fit(hashed, names)
+
+
 @pytest.mark.parametrize("n_columns", [18, 40, 100, 400, 3000])
 def test_automatic_sizes_fit_in_half_of_the_free_memory(blobs, monkeypatch, n_columns):
     X, y = blobs(600, 50, 300)
@@ -1847,10 +2396,17 @@ def read_only(X):
     return X
 
 
+def room_for_more(X):
+    X.data = np.append(X.data, [7.0, 7.0])
+    X.indices = np.append(X.indices, np.array([3, 1 << 20], np.int32))
+    return X
+
+
 @pytest.mark.parametrize("base", [None, SGDClassifier(loss="log_loss")])
 @pytest.mark.parametrize(
     "change",
     [
+        room_for_more,
         int64_indices,
         unsorted_indices,
         duplicate_indices,
@@ -2098,14 +2654,68 @@ def test_memory_mapped_models_can_be_grown_and_trained_further(blobs, tmp_path):
     assert_same_model(loaded.partial_fit(X, y), model.partial_fit(X, y))
 
 
+@pytest.mark.parametrize("base", [None, MultinomialNB()])
+def test_models_mapped_to_a_file_leave_it_as_it_is(blobs, tmp_path, base):
+    X, y = blobs(60)
+    X, path = abs(X), tmp_path / "model.joblib"
+    model = MACHClassifier(base, n_repetitions=3, n_buckets=3, random_state=0)
+    joblib.dump(model.fit(X, y), path)
+    content = path.read_bytes()
+    mapped = joblib.load(path, mmap_mode="r+")
+    if base is None:
+        assert isinstance(mapped._weights, np.memmap)
+    mapped.partial_fit(X, y).calibrate(X, y).predict(X)
+    mapped.set_params(n_repetitions=4, warm_start=True).fit(X, y)
+    mapped.set_params(warm_start=False).fit(X, y)
+    assert path.read_bytes() == content
+    mapped = joblib.load(path, mmap_mode="r+")
+    model.partial_fit(X, y)
+    scores = mapped.partial_fit(X, y).decision_function(X)
+    assert_array_equal(scores, model.decision_function(X))
+
+
+def test_models_of_a_time_without_sums_of_rows_predict_and_grow(blobs):
+    X, y = blobs(60)
+    model = MACHClassifier(n_repetitions=3, n_buckets=3, random_state=0).fit(X, y)
+    state = model.__getstate__()
+    for name in ("logit_adjustment", "logit_adjustment_", "_offset", "_class_weights"):
+        del state[name]
+    for name in ("_seen", "_waiting"):
+        del state[name]
+
+    def old():
+        loaded = MACHClassifier.__new__(MACHClassifier)
+        loaded.__setstate__(state.copy())
+        return loaded
+
+    assert repr(old()) == repr(model)
+    assert old().logit_adjustment_ == 0
+    assert_array_equal(old().predict_proba(X), model.predict_proba(X))
+    assert_same_model(clone(old()).fit(X, y), model)
+    more = {"n_repetitions": 5, "warm_start": True}
+    whole = clone(model).set_params(n_repetitions=5).fit(X, y)
+    assert_same_model(old().set_params(**more).fit(X, y), whole)
+    for method in ("partial_fit", "calibrate"):
+        with pytest.raises(
+            ValueError, match=f"older version.*{method} needs. Call fit"
+        ):
+            getattr(old(), method)(X, y)
+        getattr(old().fit(X, y), method)(X, y)
+
+
 def test_saved_attributes_are_plain_arrays_and_numbers(blobs):
     X, y = blobs(60)
     model = MACHClassifier(n_repetitions=3, n_buckets=3, random_state=0).fit(X, y)
     assert model.device_ == "cpu"
+
+    def is_plain(value):
+        if isinstance(value, (tuple, list)):
+            return all(map(is_plain, value))
+        return isinstance(value, (np.ndarray, np.generic, int, float, str, type(None)))
+
     for name, value in model.__getstate__().items():
         if name not in model.get_params():
-            plain = (np.ndarray, np.generic, int, float, str, type(None))
-            assert isinstance(value, plain), name
+            assert is_plain(value), name
     stream = io.BytesIO()
     np.savez(stream, *[v for v in vars(model).values() if isinstance(v, np.ndarray)])
 

@@ -53,6 +53,28 @@ def test_scores_are_those_of_a_fit_of_each_size(data, base, scoring):
     assert search.best_score_ == results["mean_test_score"].max()
 
 
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+def test_scores_and_refit_are_those_of_the_logit_adjustment(data, base):
+    X, y = data
+    kept = np.arange(y.size) // 12 % (y + 1) == 0  # class k is 1/(k + 1) as frequent
+    X, y = X[kept], y[kept]
+    model = MACHClassifier(base, random_state=3, max_iter=10, logit_adjustment=1.5)
+    search = MACHClassifierCV(model, n_buckets=5, n_repetitions=4, cv=halves(y))
+    search.fit(X, y)
+    for r, score in zip((2, 3, 4), search.cv_results_["mean_test_score"], strict=True):
+        alone = clone(model).set_params(n_buckets=5, n_repetitions=r)
+        plain = clone(alone).set_params(logit_adjustment=0).fit(X[::2], y[::2])
+        counts = np.bincount(y[::2])[plain.classes_]
+        scores = plain.decision_function(X[1::2]) - 1.5 * np.log(counts)
+        expected = np.mean(plain.classes_[scores.argmax(axis=1)] == y[1::2])
+        # scores that differ by a rounding error may put one row right or wrong
+        assert score == pytest.approx(expected, abs=1.01 / y[1::2].size)
+    best = search.best_estimator_
+    assert (best.logit_adjustment, best.logit_adjustment_) == (1.5, 1.5)
+    proba = search.predict_proba(X)
+    assert (best.predict_topk(X)[:, 0] == best.classes_[proba.argmax(axis=1)]).all()
+
+
 @pytest.mark.parametrize("base", [None, DecisionTreeClassifier(max_depth=3)])
 def test_bytes_and_budget(data, base):
     X, y = data
