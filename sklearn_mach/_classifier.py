@@ -706,7 +706,8 @@ class MACHClassifier(
         n_nonzeros = X.nnz if sp.issparse(X) else X.size
         given = None
         n_repetitions, n_buckets = self.n_repetitions, self.n_buckets
-        if warm:  # "auto" depends on free memory, in which the model itself is now
+        if warm and isinstance(self.hashing, str):
+            # "auto" depends on free memory, in which the model itself is now
             if n_repetitions == "auto":
                 n_repetitions = self.n_repetitions_
             if n_buckets == "auto":

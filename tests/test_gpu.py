@@ -95,7 +95,7 @@ def test_epochs_equal_the_reference(device, sparse, batch_size, alpha):
         0.3 * weight,
         weight,
         batch_size=batch_size,
-        bias=np.average((X**2).sum(axis=1), weights=weight),
+        bias=reference.mean_length(X, weight),
         penalty=0.3 * alpha,
         bound=2.0 if sparse and device == "cuda" else np.inf,
     )
@@ -110,18 +110,16 @@ def test_auto_steps_equal_the_reference(device, sparse):
     X /= np.linalg.norm(X, axis=1, keepdims=True)
     model = learner(table, device, max_iter=3, learning_rate="auto", batch_size=1)
     model.fit(sp.csr_matrix(X) if sparse else X, y)
-    gain = reference.feature_gains(X)
+    step, options = reference.auto_steps(X, np.ones(len(y)))
     W, b, _ = reference.sgd_fit(
         X,
         y,
         table,
         3,
         rows_by_epoch(3, np.arange(len(y))),
-        4 / np.maximum(X**2 @ gain, 1),
-        np.ones(len(y)),
-        bias=1.0,
-        gain=gain,
+        step,
         bound=2.0 if sparse and device == "cuda" else np.inf,
+        **options,
     )
     assert_allclose(model.coef_, W, rtol=1e-3, atol=1e-3)  # as in test_softmax.py
     assert_allclose(model.intercept_, b, rtol=1e-3, atol=1e-3)
@@ -160,7 +158,7 @@ def test_repetitions_stop_as_in_the_reference(device, sparse, early_stopping):
         tol=0.03,
         n_iter_no_change=2,
         validation=validation,
-        bias=np.average((X**2).sum(axis=1), weights=weight),
+        bias=reference.mean_length(X, weight),
         bound=2.0 if sparse and device == "cuda" else np.inf,
     )
     assert n_iter.max() < 25
