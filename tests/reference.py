@@ -45,7 +45,7 @@ def bucket_loss(X, y, table, W, b, weight):
 
 def sgd_epoch(
     X, y, table, W, b, order, step, decay, *, batch_size=1, bias, penalty=0, gain=1.0,
-    bound=np.inf, visits=0.0, epoch=0
+    bound=np.inf, visits=0.0, before=0.0
 ):  # fmt: skip
     """One pass in float64: W (R, B, d) and b (R, B) are changed.
 
@@ -56,8 +56,8 @@ def sgd_epoch(
     takes so much smaller a step.  W is then divided by ``1 + factor * penalty`` for
     each row of the batch (once for all together).  `gain` and `bias` are divided by
     ``sqrt(1 + n_j / 1024)``, where n_j are the visits of the feature or the intercept
-    so far: a share of `visits` (d + 1,), of an epoch, as large as the share of the rows
-    that are done, and `epoch` times as many before.  The loss, summed over rows before
+    so far: `before` (d + 1,) and as large a share of `visits` (d + 1,), those of the
+    epoch, as that of the rows that are done.  The loss, summed over rows before
     their step, is returned with shape (n, R).
     """
     loss = np.zeros((len(order), table.shape[1]))
@@ -65,7 +65,7 @@ def sgd_epoch(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         factor = decay[0] + (decay[1] - decay[0]) * start / len(order)
-        slowed = fast / np.sqrt(1 + (epoch + start / len(order)) * visits / 1024)
+        slowed = fast / np.sqrt(1 + (before + visits * start / len(order)) / 1024)
         gain, bias = slowed[:-1], slowed[-1]
         for r in range(table.shape[1]):
             gradients = []
@@ -130,7 +130,7 @@ def visited(rows, weight):
 
 def sgd_fit(
     X, y, table, n_buckets, orders, step, weight, *, tol=None, n_iter_no_change=5,
-    validation=None, **options
+    validation=None, visits=0.0, **options
 ):  # fmt: skip
     """Train from zero weights, an epoch for each of `orders`, in float64.
 
@@ -148,8 +148,9 @@ def sgd_fit(
         decay = 1 - epoch / len(orders), 1 - (epoch + 1) / len(orders)
         kept = W[~active].copy(), b[~active].copy()
         losses = sgd_epoch(
-            X, y, table, W, b, order, step, decay, epoch=epoch, **options
-        )
+            X, y, table, W, b, order, step, decay, visits=visits,
+            before=epoch * visits, **options
+        )  # fmt: skip
         W[~active], b[~active] = kept
         n_iter += active
         loss = weight[order] @ losses / weight[order].sum()

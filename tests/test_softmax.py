@@ -151,8 +151,7 @@ def test_one_partial_fit_takes_one_step_a_row(sparse):
             np.array([0.3]),
             (1, 1),
             bias=(X[: i + 1] ** 2).sum(axis=1).mean(),  # of the rows so far
-            visits=visits,
-            epoch=1,
+            before=visits,
         )
         visits += np.append(row[0] != 0, 1)
     assert_allclose(model.coef_, W, rtol=1e-3, atol=3e-4)  # many steps
