@@ -930,12 +930,13 @@ class MACHClassifier(
         # not get_params: a sub-class may have other parameters
         names = MACHClassifier._parameter_constraints
         options = {name: getattr(self, name) for name in names}
-        options["batch_size"] = device.batch_size(options, n_samples)
+        n_used = n_samples if weight is None else np.count_nonzero(weight)
+        options["batch_size"] = device.batch_size(options, n_used)
         n_held = 0
         if is_block:
             options |= {"max_iter": 1, "early_stopping": False}
         else:
-            n_held = _n_calibration(n_samples, plan.table.shape[0], n_buckets)
+            n_held = _n_calibration(n_used, plan.table.shape[0], n_buckets)
 
         def settings_of(X, y, weight, seen=None):
             n_columns = width if self.device_ == "cpu" else 0

@@ -14,12 +14,14 @@ import pytest
 import reference
 import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.utils import check_random_state
 
 from sklearn_mach import MACHClassifier, _int16, _softmax
 from sklearn_mach._compat import njit
 from sklearn_mach._progress import SilentTask
+from sklearn_mach.datasets import make_many_classes
 
 COMPILED = not numba.config.DISABLE_JIT
 SEED = 3
@@ -131,7 +133,7 @@ def test_one_partial_fit_takes_one_step_a_row(sparse):
     # Those of a feature and of the intercept fall with the square root of its visits.
     X, y, _, table = problem()
     X = X[(X != 0).any(axis=1)]
-    X = np.tile(X, (20, 1))  # some hundred visits, or nothing would fall
+    X = np.tile(X, (4, 1))  # some hundred visits, or nothing would fall
     y = y[np.arange(len(X)) % 12]
     model = learner(table)
     W, b = np.zeros((3, 3, X.shape[1])), np.zeros((3, 3))
@@ -305,6 +307,179 @@ def test_auto_step_of_a_long_row_is_smaller():
     W, b = auto_fit(X, y, model.bucket_table_, 2, 1)
     assert_allclose(model.coef_, W, **TOLERANCE)
     assert_allclose(model.intercept_, b, **TOLERANCE)
+
+
+# Rows of other weights and lengths ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many_classes():
+    """Rows to train on with their classes, and others."""
+    X, y = make_many_classes(
+        10_000, 1_000, 150, n_nonzeros=15, signal=0.4, random_state=0
+    )
+    return X[:6_000], y[:6_000], X[6_000:], y[6_000:]
+
+
+def many_buckets(**parameters):
+    defaults = dict(n_repetitions=8, n_buckets=16, max_iter=10, random_state=0)
+    return MACHClassifier(**(defaults | parameters))
+
+
+def pareto(n):
+    """Weights of which the largest are some hundred times the mean."""
+    return np.random.default_rng(0).pareto(1.1, n) + 0.01
+
+
+def test_a_row_is_visited_once_for_every_two_of_its_weight_begun():
+    X, y, _, _ = problem(n=200)
+    weight = pareto(200)
+    weight[[5, 50]] = 0
+    options = many_buckets(learning_rate=0.1).get_params(deep=False)
+    settings, _ = _softmax.make_settings(sp.csr_matrix(X), y, weight, options, 0)
+    relative = weight / weight[weight > 0].mean()
+    assert relative.max() > 10
+    visits = np.bincount(settings.visited(settings.train), minlength=200)
+    assert_array_equal(visits, np.ceil(relative / 2))
+    assert_allclose(visits * settings.weight, relative, rtol=1e-6)
+    assert_allclose(visits * settings.step, 0.1 * relative, rtol=1e-6)
+    assert_allclose(settings.row_weight(np.arange(200)), relative, rtol=1e-6)
+
+
+def bucket_loss(model, X, y, weight):
+    """Weighted mean over rows and repetitions of -log P_r(h_r(y) | x)."""
+    log_proba = model._bucket_scores(X, (True, 1))
+    codes = model.bucket_table_[y].astype(int)[:, :, None]
+    own = np.take_along_axis(log_proba, codes, axis=2)[:, :, 0]
+    return -np.average(own.mean(axis=1), weights=weight)
+
+
+@pytest.mark.parametrize("learning_rate", ["auto", 0.3])
+def test_heavy_rows_are_learned_as_well_as_lighter_copies(many_classes, learning_rate):
+    X, y, X_test, y_test = many_classes
+    weight = pareto(len(y))
+    n_copies = np.ceil(weight / weight.mean() / 2).astype(int)
+    copied = np.repeat(np.arange(len(y)), n_copies)
+    light = (weight / n_copies)[copied]
+    heavy = many_buckets(learning_rate=learning_rate).fit(X, y, weight)
+    if learning_rate != "auto":  # is the step of a row of mean weight
+        learning_rate *= light.mean() / weight.mean()
+    copies = many_buckets(learning_rate=learning_rate).fit(X[copied], y[copied], light)
+    score = copies.score(X_test, y_test)
+    assert abs(heavy.score(X_test, y_test) - score) < 0.01
+    assert score > 0.65
+    if learning_rate != "auto":  # the same steps in another order
+        expected = bucket_loss(copies, X, y, weight)
+        assert_allclose(bucket_loss(heavy, X, y, weight), expected, rtol=0.02)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("parameters", [{}, {"early_stopping": True}])
+def test_rows_of_weight_zero_might_as_well_be_left_out(
+    many_classes, sparse, parameters
+):
+    X, y = many_classes[0][:1_500, :100], many_classes[1][:1_500] % 20
+    weight = pareto(1_500)
+    weight[::5] = 0
+    X = X.copy() if sparse else X.toarray()
+    kept = weight > 0
+    model = many_buckets(max_iter="auto", tol=0.02, n_repetitions=2, **parameters)
+    model.fit(X[kept], y[kept], weight[kept])
+    n_iter, coef = model.n_iter_, model.coef_.copy()
+    model.fit(X, y, weight)
+    assert model.n_iter_ == n_iter
+    # The sums over the rows are in another order: rounding errors, that grow.
+    assert_allclose(model.coef_, coef, rtol=1e-2, atol=1e-2 * np.abs(coef).max())
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_one_row_a_million_times_longer_does_no_harm(many_classes, sparse):
+    X, y, X_test, y_test = many_classes
+    X, y = X[:2_500].copy(), y[:2_500]
+    model = many_buckets().fit(X if sparse else X.toarray(), y)
+    score = model.score(X_test, y_test)
+    X.data[X.indptr[7] : X.indptr[8]] *= 1e6
+    with pytest.warns(ConvergenceWarning) as warned:
+        model.fit(X if sparse else X.toarray(), y)
+    assert "row 7 is about 1e+06 times" in str(warned[0].message)
+    assert model.score(X_test, y_test) > score - 0.01
+
+
+def test_long_rows_beside_empty_ones_are_learned():
+    X, y, _, table = problem()
+    X[3], X[7] = 0, 100 * np.arange(1, 8)
+    with pytest.warns(ConvergenceWarning, match="row 7 is about"):
+        model = learner(table, learning_rate="auto", max_iter=2).fit(X, y)
+    assert np.isfinite(model.coef_).all()
+
+
+def test_classes_of_one_row_are_all_learned():
+    # From 10,000 rows on some are set aside to fit the probabilities to.
+    n = 10_000
+    rng = np.random.default_rng(0)
+    indices = rng.integers(0, 2_000, (n, 20), dtype=np.int32)
+    X = sp.csr_array(
+        (np.ones(20 * n, np.float32), indices.ravel(), np.arange(0, 20 * n + 1, 20)),
+        shape=(n, 2_000),
+    )
+    X.sum_duplicates()
+    model = many_buckets(n_buckets=64, max_iter=10)
+    assert (model.fit(X, np.arange(n)).predict(X) == np.arange(n)).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_class_loses_its_last_row_to_those_set_aside(seed):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, rng.integers(1, 60), rng.integers(1, 100))
+    rows = np.flatnonzero(rng.random(y.size) < 0.9)
+    n_held = int(rng.integers(1, 50))
+    train, held = _softmax.set_aside(rows, y, n_held, seed)
+    assert_array_equal(np.sort(np.append(train, held)), rows)
+    assert set(y[train]) == set(y[rows])
+    assert held.size == min(n_held, rows.size - len(set(y[rows])))
+
+
+def test_early_stopping_without_rows_to_spare_is_refused():
+    X, y = np.eye(6), np.arange(6)
+    with pytest.raises(ValueError, match="whose class has other rows"):
+        MACHClassifier(early_stopping=True).fit(X, y)
+
+
+def test_an_automatic_number_of_epochs_makes_200_000_visits():
+    for n_rows, n_epochs in ((1_000, 100), (3_999, 51), (39_999, 6), (40_000, 5)):
+        X, y = sp.csr_array(np.ones((n_rows, 1))), np.arange(n_rows) % 2
+        model = MACHClassifier(tol=None, learning_rate=0.1, random_state=0)
+        assert model.fit(X, y).n_iter_ == n_epochs
+
+
+def test_the_coherence_is_how_much_longer_a_batch_is_than_its_longest_row():
+    ones, rows = np.ones(64), np.arange(64)
+    gain = np.ones(64)
+    assert_allclose(_softmax.coherence(np.eye(64), rows, ones, gain, 0, 16, 0), 1)
+    equal = np.ones((64, 64))
+    assert_allclose(_softmax.coherence(equal, rows, ones, gain, 0, 16, 0), 16)
+    # A row that is visited often is in a batch more than once.
+    often = np.repeat(rows, np.where(rows == 3, 10_000, 1))
+    assert _softmax.coherence(np.eye(64), often, ones, gain, 0, 16, 0) > 12
+    # Of all rows at once, by the singular values of the rows and their intercept.
+    X = np.random.default_rng(0).random((64, 64))
+    step, gain = np.random.default_rng(1).random((2, 64)) + 0.5
+    whole = np.sqrt(step)[:, None] * np.column_stack(
+        [X * np.sqrt(gain), np.sqrt(2) * ones]
+    )
+    expected = np.linalg.norm(whole, 2) ** 2 / (whole**2).sum(axis=1).max()
+    found = _softmax.coherence(X, rows, step, gain, 2, 64, 0)
+    assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_steps_of_a_batch_of_equal_dense_rows_are_divided_among_them():
+    X, y = np.ones((512, 4)), np.arange(512) % 3
+    options = MACHClassifier(batch_size=64, max_iter=1).get_params(deep=False)
+    dense, sparse = (
+        _softmax.make_settings(rows, y, None, options, 0)[0].step
+        for rows in (X, sp.csr_array(X))
+    )
+    assert_allclose(64 * dense, sparse, rtol=1e-6)
 
 
 def separable(n=36, seed=0):
@@ -567,13 +742,15 @@ def test_steps_of_16_bits_are_right_on_average(monkeypatch, negative):
     assert np.abs(off.mean(axis=2)).max() < 4 * 0.5 / n**0.5
 
 
-def test_weights_of_16_bits_are_near_the_reference(sixteen_bits):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_weights_of_16_bits_are_near_the_reference(sixteen_bits, weighted):
     X, y, _, table = problem()
     X[(X == 0).all(axis=1), 0] = 1
     X /= np.linalg.norm(X, axis=1, keepdims=True)
     model = learner(table, max_iter=3, learning_rate="auto")
-    model.fit(sp.csr_matrix(X), y)
-    W, b = auto_fit(X, y, table, 3, 3)
+    weight = pareto(30) if weighted else None
+    model.fit(sp.csr_matrix(X), y, weight)
+    W, b = auto_fit(X, y, table, 3, 3, weight)
     # 90 steps are rounded to at most 4 * 128 (90 / 16)^(1/4) / 32768 = .024 each, at
     # random; later steps make up for part of what earlier ones were off.
     assert_allclose(model.coef_, W, rtol=0, atol=0.024 * 90**0.5)
