@@ -160,6 +160,27 @@ def test_one_partial_fit_takes_one_step_a_row(sparse):
     assert_allclose(model.intercept_, b, rtol=1e-3, atol=3e-4)
 
 
+@pytest.mark.parametrize("first", [20, 200, 2_000])
+def test_blocks_are_learned_as_well_as_all_rows_together(first):
+    X, y = make_many_classes(
+        24_000, 3_000, 400, n_nonzeros=20, signal=0.2, random_state=0
+    )
+    n, n_passes = 20_000, 3
+    # Without the logit adjustment, which rows set aside add to `fit` alone.
+    parameters = dict(n_repetitions=8, n_buckets=32, random_state=0)
+    whole = MACHClassifier(**parameters, max_iter=n_passes, logit_adjustment=0)
+    whole.fit(X[:n], y[:n])
+    model, start, stop = MACHClassifier(**parameters), 0, first
+    for _ in range(n_passes):
+        while start < n:
+            rows = slice(start, stop)
+            model.partial_fit(X[rows], y[rows], classes=np.arange(400))
+            start, stop = stop, min(stop + 2_000, n)
+        start, stop = 0, 2_000
+    # Accuracies of 4,000 rows have a standard error of 0.008.
+    assert model.score(X[n:], y[n:]) > whole.score(X[n:], y[n:]) - 0.01
+
+
 def test_a_step_follows_the_gradient_of_the_loss():
     # One batch of all rows, so that the step is the gradient of the sum of their
     # losses, taken here by finite differences at weights that are not zero.
