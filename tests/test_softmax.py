@@ -743,7 +743,9 @@ def test_products_are_shifted_with_their_carry_and_saturate(n, dither):
 
 
 @pytest.mark.parametrize("negative", [False, True])
-def test_steps_of_16_bits_are_right_on_average(monkeypatch, negative):
+@pytest.mark.parametrize("slow_visits", [1024, 0.1])
+def test_steps_of_16_bits_are_right_on_average(monkeypatch, negative, slow_visits):
+    monkeypatch.setattr(_softmax, "_SLOW_VISITS", slow_visits)  # or all steps are equal
     # Every feature is in one row, so that its weights are those of one rounded step.
     n = 999  # no trial: both fits take the same steps
     X = sp.eye_array(n, format="csr") * (-1.0 if negative else 1.0)
