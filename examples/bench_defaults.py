@@ -63,12 +63,14 @@ def merged(model, X, beta=0.0, log_prior=None):
 def averaged(model, X, y):
     """Train the model again at a constant step; weights averaged over later epochs."""
     options = model.get_params(deep=False)
-    settings = _softmax.make_settings(X, None, options, 0, use_gains=True)
     codes = np.searchsorted(model.classes_, y).astype(np.int32)
+    settings, _ = _softmax.make_settings(X, codes, None, options, 0)
     W, b = np.zeros_like(model._weights), np.zeros_like(model._intercepts)
     mean_W, mean_b, n_epochs = np.zeros_like(W), np.zeros_like(b), len(settings.decay)
     for epoch in range(n_epochs):
-        now = settings.scaled(model._factor / 2)._replace(decay=[(1, 1)], seed=epoch)
+        now = settings.scaled(model._factor / 2)._replace(
+            decay=[(1, 1)], seed=epoch, past=epoch * settings.slow
+        )
         _softmax.train_all(X, codes, model.bucket_table_, W, b, 0, epoch == 0, now, -1)
         if epoch > 0:
             mean_W += W / (n_epochs - 1)

@@ -76,11 +76,11 @@ def seconds(function, *args):
 def sparse_rows(name, X, y, repeats):
     n_classes = int(y.max()) + 1
     options = OPTIONS | {"max_iter": N_EPOCHS}
-    floats = _softmax.make_settings(X, None, options, 0)
+    floats, _ = _softmax.make_settings(X, y, None, options, 0)
     options |= {"learning_rate": "auto"}
     for n_columns in (256, 800, 2048):
-        integers = _softmax.make_settings(
-            X, None, options, 0, use_gains=True, n_columns=n_columns
+        integers, _ = _softmax.make_settings(
+            X, y, None, options, 0, n_columns=n_columns
         )
         table = _hashing.draw_table(n_classes, B, range(n_columns // B))
         W, b = np.zeros((X.shape[1], n_columns), np.float32), np.zeros(n_columns)
@@ -117,7 +117,7 @@ def dense_rows(repeats, n_samples=4096, n_columns=512):
         y = rng.integers(0, 1000, n_samples).astype(np.int32)
         table = _hashing.draw_table(1000, B, range(n_columns // B))
         options = OPTIONS | {"batch_size": 128}
-        settings = _softmax.make_settings(X, None, options, 0)
+        settings, _ = _softmax.make_settings(X, y, None, options, 0)
         W = np.zeros((n_features, n_columns), np.float32)
         b = np.zeros(n_columns, np.float32)
         args = (X, y, table, W, b, 0, False, settings, 1)

@@ -201,7 +201,7 @@ def odp_learner(gpu, sizes, X, y):
     cupy, (n, d, K) = gpu.cupy, sizes["train"]
     R, B = sizes["R"], sizes["B"]
     table = _hashing.draw_table(K, B, range(R))
-    settings = _softmax.make_settings(X, None, OPTIONS, 0)
+    settings, _ = _softmax.make_settings(X, y, None, OPTIONS, 0)
     train_all = _backends.backend("cuda:0").train_all
 
     def train(settings):
@@ -286,7 +286,8 @@ def dense(gpu, sizes):
         list(pool.map(fill, range(0, n, len(block))))
     y = rng.integers(0, K, n).astype(np.int32)
     table = _hashing.draw_table(K, B, range(R))
-    settings = _softmax.make_settings(block, None, OPTIONS | {"max_iter": 1}, 0)
+    options = OPTIONS | {"max_iter": 1}
+    settings, _ = _softmax.make_settings(block, y[: len(block)], None, options, 0)
     ones = np.ones(n, np.float32)
     W, b = np.zeros((d, R * B), np.float32), np.zeros(R * B, np.float32)
     shape = (X.shape, None, K, R, B, settings.batch_size)

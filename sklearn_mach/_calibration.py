@@ -88,8 +88,9 @@ def fit_adjustment(scores, log_prior, own, weight):
     c log prior_k)``, is maximised in t and c; tau is c / t.  Classes far from the best
     do not count, which decide the log loss over all classes and ask for the contrary.
     With its standard error e tau is shrunk to ``tau max(1 - (e / tau)^2, 0)`` (James
-    and Stein, 1961), so that noise gives zero.  Menon et al. (2021), "Long-tail
-    learning via logit adjustment", equation 9.
+    and Stein, 1961), so that noise gives zero.  A negative tau is zero, too: taking
+    more from rare classes lost accuracy where rows set aside had asked for it.  Menon
+    et al. (2021), "Long-tail learning via logit adjustment", equation 9.
 
     Parameters
     ----------
@@ -133,7 +134,7 @@ def fit_adjustment(scores, log_prior, own, weight):
     tau = x[1] / x[0]
     influence = np.linalg.solve(information, gradient.T)
     error = np.linalg.norm(np.array([-tau, 1.0]) / x[0] @ influence)
-    return float(tau * max(1 - (error / tau) ** 2, 0.0)) if tau else 0.0
+    return float(tau * max(1 - (error / tau) ** 2, 0.0)) if tau > 0 else 0.0
 
 
 def _row(chunk):

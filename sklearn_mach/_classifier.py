@@ -989,12 +989,12 @@ class MACHClassifier(
         # not get_params: a sub-class may have other parameters
         names = MACHClassifier._parameter_constraints
         options = {name: getattr(self, name) for name in names}
-        options["batch_size"] = device.batch_size(options, n_samples)
+        n_used = n_samples if weight is None else np.count_nonzero(weight)
+        options["batch_size"] = device.batch_size(options, n_used)
         n_held = 0
         if is_block:
             options |= {"max_iter": 1, "early_stopping": False}
         else:
-            n_used = n_samples if weight is None else np.count_nonzero(weight)
             n_held = _n_calibration(n_used, plan.table.shape[0], n_buckets)
 
         def settings_of(X, y, weight, seen=None):
@@ -1016,6 +1016,8 @@ class MACHClassifier(
                 column = plan.table[:, 0]
                 factor = _softmax.probe_step(*rows, column, n_buckets, trial, width)
                 if factor is not None:
+                    if len(waiting) > 1:  # rows may come again, known by heart
+                        factor = min(factor, _softmax.DEFAULT_FACTOR)
                     waiting = []
                 elif is_block:  # a copy: the caller may fill its arrays anew
                     waiting[-1] = deepcopy(waiting[-1])

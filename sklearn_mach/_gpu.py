@@ -520,13 +520,19 @@ class _Turn:
         self.b[:width] = cupy.asarray(self.host[1])
         self.table = cupy.asarray(np.ascontiguousarray(table[:, turn], np.int32))
         self.scale = 1.0  # the weights are scale * W
-        n_rows = max(min(settings.batch_size, len(y)), 1)
+        # Heavy rows are visited more than once: a batch may be more rows than X has.
+        self.train_rows, self.held_rows = (
+            settings.visited(rows) for rows in (settings.train, settings.held)
+        )
+        n_visits = max(len(self.train_rows), len(self.held_rows))
+        n_rows = max(min(settings.batch_size, n_visits), 1)
         self.Z = cupy.zeros((n_rows, self.pitch), np.float32)
         self.gain = self.slowed_gain = cupy.asarray(settings.gain)
         self.bias = settings.bias
         self.past, self.slow = (
             cupy.asarray(array[:-1]) for array in (settings.past, settings.slow)
         )
+        self.falls = bool(settings.past.any() or settings.slow.any())
         self.kernels = _kernels(cupy.cuda.Device().id)
         self.bound = 2.0 if rows.sparse else np.inf  # dense steps are cut beforehand
 
@@ -542,10 +548,10 @@ class _Turn:
         for epoch, decay in enumerate(s.decay):
             task.begin_epoch()
             rng = np.random.default_rng([s.seed, epoch])
-            order = rng.permutation(s.visited(s.train))
+            order = rng.permutation(self.train_rows)
             loss = self._pass(order, decay, rate, True, epoch)
             if s.early_stopping:
-                loss = self._pass(s.visited(s.held), decay, rate, False)
+                loss = self._pass(self.held_rows, decay, rate, False)
             if not (np.isfinite(loss).all() and bool(cupy.isfinite(self.b).all())):
                 raise ValueError(
                     f"The weights overflowed in epoch {epoch + 1}. Use a smaller "
@@ -645,8 +651,8 @@ class _Turn:
 
     def _slow_down(self, t):
         """Steps of the features and the intercept after t epochs, if they fall."""
-        s = self.settings
-        if s.slow.any() or s.past.any():
+        if self.falls:
+            s = self.settings
             self.slowed_gain = self.gain / cupy.sqrt(1 + self.past + self.slow * t)
             self.bias = s.bias / np.sqrt(1 + s.past[-1] + s.slow[-1] * t)
 

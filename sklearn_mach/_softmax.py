@@ -444,7 +444,7 @@ class Seen(NamedTuple):
     """Sums over the rows seen so far, from which their steps follow.
 
     scale : float, that weights are divided by.
-    n_rows : int
+    n_rows : int, those of weight zero left out.
     weight : float, the sum of the weights.
     length : float, the weighted sum of the squared lengths.
     frequency, squares : float64 arrays of shape (n_features,), of `feature_sums`.
@@ -469,7 +469,7 @@ def see(X, weight, lengths, seen):
     that, and the squares of the features in proportion.  One row of huge values would
     otherwise stop the learning from all others, whose steps follow from the mean.
     """
-    scale = float(seen.scale or weight.mean())
+    scale = float(seen.scale or weight[weight > 0].mean())
     weight = (weight / scale).astype(np.float32)
     positive = lengths[(lengths > 0) & (weight > 0)]
     limit = _LONGEST * np.median(positive) if positive.size else np.inf
@@ -478,9 +478,9 @@ def see(X, weight, lengths, seen):
     )
     frequency, squares = feature_sums(X, weight)
     if limited < total:
-        squares = feature_sums(X, weight * np.minimum(1, limit / lengths))[1]
+        squares = feature_sums(X, weight * limit / np.maximum(lengths, limit))[1]
     if total > 2 * limited:
-        row = int(lengths.argmax())
+        row = int((lengths * (weight > 0)).argmax())
         ratio = np.sqrt(_LONGEST * lengths[row] / limit)
         warnings.warn(
             f"Some rows are much longer than the others: row {row} is about "
@@ -490,7 +490,8 @@ def see(X, weight, lengths, seen):
             ConvergenceWarning,
             stacklevel=2,
         )
-    sums = X.shape[0], weight.sum(dtype=np.float64), limited, frequency, squares
+    n_rows, total = np.count_nonzero(weight), weight.sum(dtype=np.float64)
+    sums = n_rows, total, limited, frequency, squares
     return Seen(scale, *(old + new for old, new in zip(seen[1:], sums, strict=True)))
 
 
@@ -509,7 +510,7 @@ def make_settings(
 
     A row of more than twice the mean weight is visited more than once in an epoch, so
     that no step is longer than two of a row of mean weight; a row of weight zero is not
-    visited.
+    visited and does not count.
 
     All steps fall to zero at the end of the last epoch, but not in a block of rows of
     which nobody knows how many will follow (`is_block`).
@@ -517,10 +518,10 @@ def make_settings(
     seen : sums over the rows of earlier blocks, or None.  Returns the settings and the
     sums with these rows.
     """
-    n_samples = X.shape[0]
     lengths = squared_lengths(X)
     if weight is None:
-        weight = np.ones(n_samples, np.float32)
+        weight = np.ones(X.shape[0], np.float32)
+    n_samples = np.count_nonzero(weight)
     before = seen or Seen.nothing(X.shape[1])
     with np.errstate(over="ignore", invalid="ignore"):  # refused below
         seen = see(X, weight, lengths, before)
@@ -535,11 +536,12 @@ def make_settings(
         _warn_about_scales(seen.frequency, seen.squares)
     mean_weight = seen.scale * (seen.weight / seen.n_rows)
     weight = (weight / mean_weight).astype(np.float32)
-    visits, n_visits = None, n_samples
+    visits = None
     if weight.max() > _HEAVIEST or weight.min() == 0:
         visits = np.ceil(weight / np.float32(_HEAVIEST)).astype(np.int64)
-        n_visits = visits.sum()
         weight = weight / np.maximum(visits, 1).astype(np.float32)
+    # of a visit in the sum of weights, by which the penalty counts
+    share = float(np.average(weight, weights=visits))
     batch_size = options["batch_size"]
     if batch_size == "auto":
         batch_size = int(np.clip(n_samples // 256, 1, 128))
@@ -553,7 +555,9 @@ def make_settings(
             lengths = squared_lengths(X, gain)
         step = (weight / np.maximum(lengths, mean_length)).astype(np.float32)
         if not sp.issparse(X):
-            excess = coherence(X, step, gain, mean_length, batch_size, seed)
+            n_visits = 1 if visits is None else visits
+            visited = np.repeat(np.arange(X.shape[0]), n_visits)
+            excess = coherence(X, visited, step, gain, mean_length, batch_size, seed)
             common, step = common / excess, step / np.float32(excess)
     else:
         with np.errstate(over="ignore"):  # refused when the weights overflow
@@ -590,7 +594,7 @@ def make_settings(
                 f"validation_fraction={fraction} of {n_samples} rows leaves none to "
                 "train on."
             )
-    rows = np.arange(n_samples, dtype=np.int32)
+    rows = np.arange(X.shape[0], dtype=np.int32)
     if visits is not None:
         rows = rows[visits > 0]
     held = rows[:0]
@@ -609,7 +613,7 @@ def make_settings(
         past=past,
         slow=slow,
         bias=mean_length,
-        penalty=options["alpha"] * common * n_samples / n_visits,
+        penalty=options["alpha"] * common * share,
         batch_size=batch_size,
         decay=decay,
         seed=seed,
@@ -811,7 +815,7 @@ def train(X, y, table, columns, settings, task=_SILENT):
             _sgd_epoch_csr(X, *common, s.gain, *slowing, decay, penalty, *trained)
         else:
             options = s.gain, *slowing, decay, penalty
-            with np.errstate(over="ignore", invalid="ignore"):  # reported below
+            with np.errstate(all="ignore"):  # overflow is reported below
                 _sgd_epoch_dense(X, s.batch_size, *common, *options, *trained)
         columns.check_halt()
         return loss / max(s.weight[rows].sum(dtype=np.float64), np.finfo(float).tiny)
@@ -821,7 +825,8 @@ def train(X, y, table, columns, settings, task=_SILENT):
         task.begin_epoch()
         rng = np.random.default_rng([s.seed, epoch])
         order, state = rng.permutation(train_rows), int(rng.integers(2**32))
-        loss = run(order, s.step, epoch, np.array(decay), s.penalty, state)
+        decay = np.array(decay, np.float64)  # one type, or kernels compile again
+        loss = run(order, s.step, epoch, decay, s.penalty, state)
         if s.early_stopping:
             loss = run(held_rows, no_step, epoch, np.zeros(2), 0.0)
         if not (np.isfinite(loss).all() and np.isfinite(b).all()):
@@ -858,12 +863,11 @@ def probe_step(X, y, column, n_buckets, settings, n_columns):
     anyway, and all the more the fewer rows there are.
 
     With fewer than 1,000 rows there is no answer.  The trial takes a tenth of the bytes
-    of `n_columns` of weights: of fewer rows, and a few factors at a time.
+    of `n_columns` of weights: of fewer rows or buckets, and a few factors at a time.
     """
     if settings.train.size < _N_PROBE_MIN:
         return None
     n_buckets = min(n_buckets, _N_PROBE_BUCKETS)
-    column = column % n_buckets
     budget = probe_bytes(X.shape[1], n_columns)
     order = np.random.default_rng([settings.seed, 1]).permutation(settings.train)
     order, features = order[:_N_PROBE], np.arange(X.shape[1])
@@ -872,7 +876,9 @@ def probe_step(X, y, column, n_buckets, settings, n_columns):
         while 4 * features.size * n_buckets > budget and order.size > _N_PROBE_MIN:
             order = order[: max(order.size // 2, _N_PROBE_MIN)]
             features = np.unique(X[order].indices)
-    at_once = max(budget // (4 * features.size * n_buckets), 1)
+    n_columns = budget // (4 * max(features.size, 1))
+    n_buckets = int(np.clip(n_columns, 2, n_buckets))
+    column, at_once = column % n_buckets, max(n_columns // n_buckets, 1)
     rows = slice(None)
     held, train_rows = np.split(order, [order.size // 5])
     if sp.issparse(X):  # only what the trial needs
@@ -880,7 +886,7 @@ def probe_step(X, y, column, n_buckets, settings, n_columns):
         indices = np.searchsorted(features, part.indices).astype(np.int32)
         shape = order.size, features.size
         X, y = sp.csr_array((part.data, indices, part.indptr), shape), y[order]
-        held, train_rows = np.split(np.arange(order.size), [held.size])
+        held, train_rows = np.split(np.arange(order.size, dtype=np.int32), [held.size])
     n_epochs = int(np.clip(-(-_PROBE_VISITS // train_rows.size), 3, 5))
     share = train_rows.size / settings.train.size
     trial = settings._replace(
@@ -1030,8 +1036,10 @@ def _warn_about_scales(n_rows, squares):
         )
 
 
-def coherence(X, step, gain, bias, batch_size, seed):
+def coherence(X, visited, step, gain, bias, batch_size, seed):
     """How many times a batch of dense rows overshoots if each takes its own step.
+
+    Batches are of the rows `visited`, in which those of large weight are repeated.
 
     The largest eigenvalue of the Gram matrix of a batch, intercept included, over
     that of a single row: 1 for orthogonal rows, `batch_size` for equal ones.  The
@@ -1040,7 +1048,7 @@ def coherence(X, step, gain, bias, batch_size, seed):
     rng = np.random.default_rng([seed, 2])
     largest = 1.0
     for _ in range(5):
-        rows = rng.choice(X.shape[0], min(batch_size, X.shape[0]), replace=False)
+        rows = rng.choice(visited, min(batch_size, visited.size), replace=False)
         A = X[rows].astype(np.float64) * np.sqrt(step[rows, None] * gain)
         B = np.sqrt(bias * step[rows])
         gram = A @ A.T + np.outer(B, B)

@@ -125,7 +125,7 @@ def load(folder, monkeypatch):
     cupy, cupyx = types.ModuleType("cupy"), types.ModuleType("cupyx")
     for name in ("arange", "argsort", "ascontiguousarray", "asarray", "empty"):
         setattr(cupy, name, _device_array(getattr(np, name)))
-    for name in ("flatnonzero", "isfinite", "ones", "searchsorted", "zeros"):
+    for name in ("flatnonzero", "isfinite", "ones", "searchsorted", "sqrt", "zeros"):
         setattr(cupy, name, _device_array(getattr(np, name)))
     cupy.argsort = _device_array(lambda a: np.argsort(a, kind="stable"))
     cupy.asarray = _device_array(np.array)  # a copy, as from host to device

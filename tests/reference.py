@@ -45,7 +45,7 @@ def bucket_loss(X, y, table, W, b, weight):
 
 def sgd_epoch(
     X, y, table, W, b, order, step, decay, *, batch_size=1, bias, penalty=0, gain=1.0,
-    bound=np.inf
+    bound=np.inf, visits=0.0, before=0.0
 ):  # fmt: skip
     """One pass in float64: W (R, B, d) and b (R, B) are changed.
 
@@ -54,13 +54,19 @@ def sgd_epoch(
     `bias` for b.  The factor falls linearly from decay[0] towards decay[1].  A feature
     whose ``factor * step_i * gain_j * x_ij^2`` sum to more than `bound` over the batch
     takes so much smaller a step.  W is then divided by ``1 + factor * penalty`` for
-    each row of the batch (once for all together).  The loss, summed over rows before
+    each row of the batch (once for all together).  `gain` and `bias` are divided by
+    ``sqrt(1 + n_j / 1024)``, where n_j are the visits of the feature or the intercept
+    so far: `before` (d + 1,) and as large a share of `visits` (d + 1,), those of the
+    epoch, as that of the rows that are done.  The loss, summed over rows before
     their step, is returned with shape (n, R).
     """
     loss = np.zeros((len(order), table.shape[1]))
+    fast = np.append(np.ones(X.shape[1]) * gain, bias)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         factor = decay[0] + (decay[1] - decay[0]) * start / len(order)
+        slowed = fast / np.sqrt(1 + (before + visits * start / len(order)) / 1024)
+        gain, bias = slowed[:-1], slowed[-1]
         for r in range(table.shape[1]):
             gradients = []
             for t, i in enumerate(rows, start):
@@ -78,15 +84,53 @@ def sgd_epoch(
     return loss
 
 
-def feature_gains(X):
-    """1 + log((n + 1) / (n_j + 1)), scaled so that the rows keep their mean square."""
-    gain = np.array([1 + np.log((len(X) + 1) / (np.sum(x != 0) + 1)) for x in X.T])
-    return gain * np.sum(X**2) / np.sum(X**2 * gain)
+def limited_squares(X, weight):
+    """Squares of X; rows of more than four times the median squared length shrink."""
+    squares = X.astype(float) ** 2
+    lengths = squares.sum(axis=1)
+    limit = 4 * np.median(lengths[(lengths > 0) & (weight > 0)])
+    for i in np.flatnonzero(lengths > limit):
+        squares[i] *= limit / lengths[i]
+    return squares
+
+
+def mean_length(X, weight):
+    """Weighted mean of the squared lengths, those of long rows limited."""
+    return np.average(limited_squares(X, weight).sum(axis=1), weights=weight)
+
+
+def feature_gains(X, weight):
+    """1 + log((n + 1) / (n_j + 1)), scaled so that the rows keep their mean square.
+
+    n and n_j are sums of the weights, those of all rows and of the feature's.
+    """
+    n = weight.sum()
+    gain = np.array([1 + np.log((n + 1) / (weight @ (x != 0) + 1)) for x in X.T])
+    squares = weight @ limited_squares(X, weight)
+    return gain * squares.sum() / (squares @ gain)
+
+
+def auto_steps(X, weight, factor=4):
+    """Steps (n,) of rows of such weights of one visit, and the options of `sgd_fit`.
+
+    weight (n,) is that of the rows, 1 on average, of all visits together.
+    """
+    n_visits = np.ceil(weight / 2)
+    share = weight / np.maximum(n_visits, 1)
+    gain, bias = feature_gains(X, weight), mean_length(X, weight)
+    step = factor * share / np.maximum(X**2 @ gain, bias)
+    visits = np.append(weight @ (X != 0), weight.sum())
+    return step, dict(weight=share, gain=gain, bias=bias, visits=visits)
+
+
+def visited(rows, weight):
+    """Every row as often as its weight, 1 on average, is a multiple of two begun."""
+    return np.array([i for i in rows for _ in range(int(np.ceil(weight[i] / 2)))])
 
 
 def sgd_fit(
     X, y, table, n_buckets, orders, step, weight, *, tol=None, n_iter_no_change=5,
-    validation=None, **options
+    validation=None, visits=0.0, **options
 ):  # fmt: skip
     """Train from zero weights, an epoch for each of `orders`, in float64.
 
@@ -103,7 +147,10 @@ def sgd_fit(
     for epoch, order in enumerate(orders):
         decay = 1 - epoch / len(orders), 1 - (epoch + 1) / len(orders)
         kept = W[~active].copy(), b[~active].copy()
-        losses = sgd_epoch(X, y, table, W, b, order, step, decay, **options)
+        losses = sgd_epoch(
+            X, y, table, W, b, order, step, decay, visits=visits,
+            before=epoch * visits, **options
+        )  # fmt: skip
         W[~active], b[~active] = kept
         n_iter += active
         loss = weight[order] @ losses / weight[order].sum()

@@ -1,14 +1,15 @@
-"""The scalars of predict_proba, and the trial that finds the step."""
+"""The scalars of predict_proba, the logit adjustment, and the trial of the step."""
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from scipy.optimize import minimize
 from scipy.special import log_softmax
+from sklearn.base import clone
 from sklearn.metrics import log_loss
 
 from sklearn_mach import MACHClassifier, _softmax
-from sklearn_mach._calibration import fit_scalars, log_proportions
-from sklearn_mach._hashing import draw_table
+from sklearn_mach._calibration import fit_adjustment, fit_scalars, log_proportions
 from sklearn_mach.datasets import make_many_classes
 
 
@@ -83,14 +84,312 @@ def test_fitted_scalars_beat_fixed_ones_on_new_rows(many_classes):
         assert fitted < log_loss(y, fixed, labels=labels)
 
 
-def test_trial_takes_smaller_steps_where_labels_are_noise():
-    X, y = make_many_classes(4_000, 600, 60, n_nonzeros=8, random_state=0)
-    options = MACHClassifier(max_iter=1).get_params(deep=False)
-    settings = _softmax.make_settings(X, None, options, 0)
-    column = draw_table(60, 8, [0, 1, 2])[:, 0]
-    shuffled = np.random.default_rng(0).permutation(y)
-    factors = [
-        _softmax.probe_step(X, labels.astype(np.int32), column, 8, settings)
-        for labels in (shuffled, y)
+def best_loss(model, X, y):
+    """The log loss of the best scalars for rows, found by SciPy."""
+    scores = model.decision_function(X).astype(np.float64)
+    codes = np.searchsorted(model.classes_, y)
+    args, bounds = (scores, codes, np.ones(y.size)), [(-5, 5), (-2, 2), (-1, 1)]
+    return minimize(loss, [1, 0, 0], args, "L-BFGS-B", bounds=bounds).fun / y.size
+
+
+def log_loss_of(model, X, y):
+    return log_loss(y, model.predict_proba(X), labels=model.classes_)
+
+
+def test_calibration_counts_rows_by_their_weights():
+    X, y = make_many_classes(14_000, 600, 60, n_nonzeros=8, random_state=0)
+    noisy, rng = np.arange(14_000) % 2 == 1, np.random.default_rng(0)
+    y[noisy] = rng.permutation(y[noisy])
+    weight = np.where(noisy, 1e-3, 1.0)
+    model = MACHClassifier(n_repetitions=4, n_buckets=8, max_iter=2, random_state=0)
+    model.fit(X[:12_000], y[:12_000], weight[:12_000])
+    test = np.flatnonzero(~noisy[12_000:]) + 12_000
+    # About 120 rows that count find three scalars: 0.02 more than the best loss at most
+    # on average; with the noise of the others it would be 0.5.
+    best = best_loss(model, X[test], y[test])
+    assert log_loss_of(model, X[test], y[test]) < best + 0.1
+
+
+def test_calibration_uses_rows_that_are_not_trained_on(monkeypatch):
+    # The column of row i is zero in all others: it has weights if i was trained on.
+    n = 10_000
+    X, y = make_many_classes(n, 300, 60, n_nonzeros=8, random_state=0)
+    X = sp.hstack([sp.eye_array(n, dtype=X.dtype), X], format="csr")
+    used, fit_to = [], MACHClassifier._fit_scalars
+
+    def spy(self, X, y, weight):
+        used.append(X[:, :n].nonzero()[1])
+        fit_to(self, X, y, weight)
+
+    monkeypatch.setattr(MACHClassifier, "_fit_scalars", spy)
+    model = MACHClassifier(n_repetitions=2, n_buckets=8, max_iter=1, random_state=0)
+    model.fit(X, y)
+    untrained = np.flatnonzero(~model.coef_[:, :, :n].any(axis=(0, 1)))
+    assert untrained.size == 200  # 2 %
+    np.testing.assert_array_equal(np.sort(used[0]), untrained)
+
+
+def test_added_repetitions_have_probabilities_of_their_own(many_classes):
+    model, X, y = many_classes
+    rows, labels = make_many_classes(14_000, 600, 60, n_nonzeros=8, random_state=0)
+    rows, labels = rows[:12_000], labels[:12_000]
+    grown = clone(model).set_params(n_repetitions=2, warm_start=True).fit(rows, labels)
+    before = grown.predict_proba(X)
+    grown.set_params(n_repetitions=4).fit(rows, labels)
+    # The first two, and the rows set aside, are those of a fit of all four.
+    np.testing.assert_array_equal(grown.predict_proba(X), model.predict_proba(X))
+    assert log_loss_of(grown, X, y) < log_loss(y, before, labels=model.classes_)
+
+
+# The logit adjustment ---------------------------------------------------------------
+
+
+def adjusted_rows(tau, n=4_000, k=5, seed=0, t=1.5):
+    """Scores, log priors and true classes drawn from softmax(t s - t tau log prior)."""
+    rng = np.random.default_rng(seed)
+    scores, log_prior = rng.normal(-3, 1, (n, k)), rng.normal(0, 1.5, (n, k))
+    utility = t * scores - t * tau * log_prior + rng.gumbel(size=(n, k))
+    return scores, log_prior, np.arange(k) == utility.argmax(axis=1)[:, None]
+
+
+def maximum_likelihood(scores, log_prior, own, weight):
+    """tau of the largest likelihood, and its sandwich error by differences."""
+
+    def losses(x):
+        log_proba = log_softmax(x[0] * scores - x[1] * log_prior, axis=1)
+        return -weight * log_proba[own]
+
+    x = minimize(lambda x: losses(x).sum(), [1, 0], method="BFGS", tol=1e-8).x
+    h = 1e-4
+    steps = h * np.eye(2)
+    gradients = np.array([losses(x + s) - losses(x - s) for s in steps]) / (2 * h)
+    hessian = [
+        [
+            (
+                losses(x + a + b)
+                - losses(x + a - b)
+                - losses(x - a + b)
+                + losses(x - a - b)
+            ).sum()
+            for b in steps
+        ]
+        for a in steps
     ]
-    assert 0.25 <= factors[0] < factors[1] <= 16
+    influence = np.linalg.solve(np.array(hessian) / (4 * h**2), gradients)
+    tau = x[1] / x[0]
+    return tau, np.linalg.norm(np.array([-tau, 1]) / x[0] @ influence)
+
+
+@pytest.mark.parametrize("tau", [-0.3, 0.1, 0.5])
+def test_the_adjustment_is_that_of_the_data(tau):
+    for seed in range(3):
+        rows = adjusted_rows(tau, seed=seed)
+        error = maximum_likelihood(*rows, np.ones(4_000))[1]
+        found = fit_adjustment(*rows, np.ones(4_000))
+        assert abs(found - tau) < 3 * error
+        assert 3 * error < 0.1
+
+
+@pytest.mark.parametrize("tau", [-0.2, 0.05, 0.4])
+def test_the_adjustment_is_the_shrunk_maximum_of_the_likelihood(tau):
+    rows = adjusted_rows(tau, n=500)
+    weight = np.random.default_rng(1).uniform(0, 2, 500)
+    best, error = maximum_likelihood(*rows, weight)
+    expected = best * max(1 - (error / best) ** 2, 0)
+    assert abs(fit_adjustment(*rows, weight) - expected) < 1e-4
+
+
+def test_noise_needs_no_adjustment():
+    found = [
+        fit_adjustment(*adjusted_rows(0, n=300, seed=seed), np.ones(300))
+        for seed in range(60)
+    ]
+    # |tau| is below its error in two of three samples.
+    assert 25 <= found.count(0.0) <= 55
+    assert np.abs(found).max() < 0.3
+
+
+def test_rows_that_say_nothing_of_the_adjustment_leave_zero():
+    scores, log_prior, own = adjusted_rows(0.5, n=50)
+    ones = np.ones(50)
+    assert fit_adjustment(scores, np.zeros_like(scores), own, ones) == 0
+    assert fit_adjustment(scores, log_prior, np.zeros_like(own), ones) == 0
+    assert fit_adjustment(scores[:0], log_prior[:0], own[:0], ones[:0]) == 0
+    assert fit_adjustment(scores, log_prior, own, np.zeros(50)) == 0
+    assert fit_adjustment(-scores, log_prior, own, ones) == 0  # scores that mislead
+
+
+def test_the_scale_of_the_weights_does_not_change_the_adjustment():
+    rows, weight = adjusted_rows(0.3, n=300), np.random.default_rng(0).random(300)
+    found = fit_adjustment(*rows, weight)
+    for scale in (1e-12, 1e12):
+        np.testing.assert_allclose(fit_adjustment(*rows, scale * weight), found, 1e-9)
+
+
+# The trial --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trial():
+    """A function that gives the factor for rows and labels, and its settings."""
+
+    def factor(X, y, n_buckets=8, n_columns=256, **options):
+        options = MACHClassifier(max_iter=1, **options).get_params(deep=False)
+        y = y.astype(np.int32)
+        settings, _ = _softmax.make_settings(X, y, None, options, 0)
+        column = np.random.default_rng(3).integers(0, n_buckets, y.max() + 1)
+        column = column.astype(np.uint8)
+        return _softmax.probe_step(X, y, column, n_buckets, settings, n_columns)
+
+    return factor
+
+
+@pytest.fixture(scope="module")
+def small_rows():
+    X, y = make_many_classes(2_000, 600, 60, n_nonzeros=8, random_state=0)
+    return X, y
+
+
+def test_trial_takes_smaller_steps_where_labels_are_noise(trial):
+    X, y = make_many_classes(4_000, 600, 60, n_nonzeros=8, random_state=0)
+    shuffled = np.random.default_rng(0).permutation(y)
+    assert 0.25 <= trial(X, shuffled) < trial(X, y) <= 32
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_trial_is_not_judged_by_the_rows_it_trains_on(trial, monkeypatch, sparse):
+    n = 1_100
+    X = sp.eye_array(n, format="csr")  # every row has a column of its own
+    train, bucket_proba = _softmax.train, _softmax.bucket_proba
+    trained, judged = set(), set()
+
+    def spy_on_training(X, y, table, columns, settings, *args):
+        trained.update(X[settings.train].nonzero()[1].tolist())
+        return train(X, y, table, columns, settings, *args)
+
+    def spy_on_judging(X, *args):
+        judged.update(X.nonzero()[1].tolist())
+        return bucket_proba(X, *args)
+
+    monkeypatch.setattr(_softmax, "train", spy_on_training)
+    monkeypatch.setattr(_softmax, "bucket_proba", spy_on_judging)
+    assert trial(X if sparse else X.toarray(), np.arange(n) % 8) is not None
+    assert len(trained) == 880 and len(judged) == 220
+    assert not trained & judged
+
+
+@pytest.mark.parametrize("winner", [-1, 1, 3])
+def test_trial_compares_losses_at_the_best_temperature(
+    trial, small_rows, monkeypatch, winner
+):
+    # In place of trained weights: the winner ranks best but is far too confident.
+    X, y = small_rows
+    rates, train = [], _softmax.train
+    rng = np.random.default_rng(0)
+    noise = rng.gumbel(size=(400, 8))
+    raw, scaled = {}, {}
+
+    def note_rates(X, y, table, columns, settings, *args):
+        rates.append(np.log2(settings.rate).astype(int))
+        note_rates.codes = y, settings.held, table
+        return train(X, y, table, columns, settings, *args)
+
+    def made_up(X, W, b, n_buckets, log):
+        y, held, table = note_rates.codes
+        codes = table[y[held], 0].astype(int)
+        own = np.eye(8)[codes]
+        out = []
+        for power in rates[-1]:
+            quality = 2 - 0.3 * abs(power - winner)
+            confidence = 12.0 if power == winner else 1.0
+            z = log_softmax(confidence * (quality * own + noise), axis=1)
+            out.append(z)
+            best = minimize(
+                lambda s, z=z: loss_at(s, z, codes), [0.0], method="Nelder-Mead"
+            )
+            raw[power], scaled[power] = loss_at([0.0], z, codes), best.fun
+        return np.stack(out, axis=1).astype(np.float32)
+
+    monkeypatch.setattr(_softmax, "train", note_rates)
+    monkeypatch.setattr(_softmax, "bucket_proba", made_up)
+    found = trial(X, y)
+    assert min(scaled, key=scaled.get) == winner != min(raw, key=raw.get)
+    assert abs(np.log2(found) - winner) <= 0.5
+    assert np.concatenate(rates).size == len(scaled)  # none is trained twice
+
+
+def loss_at(log_scale, z, codes):
+    log_proba = log_softmax(np.exp(log_scale[0]) * z, axis=1)
+    return -log_proba[np.arange(codes.size), codes].mean()
+
+
+def test_trial_does_not_depend_on_how_many_factors_are_trained_together(
+    trial, small_rows, monkeypatch
+):
+    together = trial(*small_rows)
+    monkeypatch.setattr(_softmax, "probe_bytes", lambda *args: 4 * 600 * 8)
+    assert trial(*small_rows) == together
+
+
+def test_trial_does_not_depend_on_features_without_values(trial, small_rows):
+    X, y = small_rows
+    wide = sp.csr_array((X.data, X.indices * 7, X.indptr), (X.shape[0], 4_200))
+    assert trial(wide, y) == trial(X, y)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_trial_keeps_to_its_memory(trial, monkeypatch, sparse):
+    held = []
+
+    class Columns(_softmax.Columns):
+        def __init__(self, W, *args, **kwargs):
+            held.append(W.nbytes)
+            super().__init__(W, *args, **kwargs)
+
+    monkeypatch.setattr(_softmax, "Columns", Columns)
+    monkeypatch.setattr(_softmax, "_PROBE_BYTES", 1 << 14)
+    rng, n_rows = np.random.default_rng(0), 2_500 if sparse else 1_000
+    for n_features in (50, 700, 2_000) if sparse else (300,):
+        X = sp.random_array((n_rows, n_features), density=0.02, rng=rng, format="csr")
+        for n_buckets, n_columns in ((2, 4), (64, 64), (32, 512)):
+            held.clear()
+            rows, y = X if sparse else X.toarray(), np.arange(n_rows) % 300
+            factor = trial(rows, y, n_buckets, n_columns, batch_size=256)
+            assert 0.25 <= factor <= 32
+            limit = _softmax.probe_bytes(n_features, n_columns)
+            assert limit == max(4 * n_features * n_columns // 10, 1 << 14)
+            # of one factor and two buckets there is no half
+            assert 0 < max(held) <= max(limit, 8 * n_features)
+
+
+def test_fewer_than_1000_rows_have_no_trial(trial, small_rows):
+    X, y = small_rows
+    assert trial(X[:1_000], y[:1_000]) is not None
+    assert trial(X[:999], y[:999]) is None
+    model = MACHClassifier(max_iter=1, random_state=0).fit(X[:999], y[:999])
+    assert model._factor is None
+
+
+def test_rows_without_any_value_pass_the_trial():
+    y = np.arange(1_200) % 4
+    model = MACHClassifier(max_iter=1, random_state=0).fit(sp.csr_array((1_200, 5)), y)
+    assert np.isfinite(model.coef_).all()
+
+
+def test_blocks_have_one_trial_when_1000_rows_are_there(small_rows, monkeypatch):
+    X, y = small_rows
+    tried, probe = [], _softmax.probe_step
+
+    def spy(X, *args):
+        tried.append((X.shape[0], probe(X, *args)))
+        return tried[-1][1]
+
+    monkeypatch.setattr(_softmax, "probe_step", spy)
+    model = MACHClassifier(n_repetitions=2, n_buckets=8, random_state=0)
+    for start in range(0, 2_000, 400):
+        rows = slice(start, start + 400)
+        model.partial_fit(X[rows], y[rows], classes=np.arange(60))
+    assert [n for n, _ in tried] == [400, 800, 1_200]
+    assert tried[0][1] is tried[1][1] is None
+    assert model._factor == tried[2][1] > 0
+    assert not model._waiting

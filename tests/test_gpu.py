@@ -65,8 +65,12 @@ def problem(n=30, d=7, K=6, seed=0):
     return X, y, rng.uniform(0.2, 2, n), table
 
 
+def order_seed():
+    return check_random_state(SEED).randint(np.iinfo(np.int32).max)
+
+
 def rows_by_epoch(n_epochs, rows):
-    seed = check_random_state(SEED).randint(np.iinfo(np.int32).max)
+    seed = order_seed()
     return [np.random.default_rng([seed, e]).permutation(rows) for e in range(n_epochs)]
 
 
@@ -95,7 +99,7 @@ def test_epochs_equal_the_reference(device, sparse, batch_size, alpha):
         0.3 * weight,
         weight,
         batch_size=batch_size,
-        bias=np.average((X**2).sum(axis=1), weights=weight),
+        bias=reference.mean_length(X, weight),
         penalty=0.3 * alpha,
         bound=2.0 if sparse and device == "cuda" else np.inf,
     )
@@ -103,27 +107,94 @@ def test_epochs_equal_the_reference(device, sparse, batch_size, alpha):
     assert_allclose(model.intercept_, b, **TOLERANCE)
 
 
+def heavy_weights(n):
+    """Weights of a long tail, in which some rows have ten times the mean."""
+    weight = np.random.default_rng(5).pareto(1.1, n) + 0.01
+    weight[3] = 10 * weight.mean()
+    weight[4] = 0
+    return weight
+
+
 @pytest.mark.parametrize("sparse", [False, True])
-def test_auto_steps_equal_the_reference(device, sparse):
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_auto_steps_equal_the_reference(
+    device, sparse, weighted, batch_size, streamed, monkeypatch
+):
+    if batch_size > 1 and (device == "cpu" or not sparse):
+        pytest.skip("a step for each row, or one divided by the rows' coherence")
+    if streamed and device == "cpu":
+        pytest.skip("only a GPU reads its rows in chunks")
     X, y, _, table = problem()
     X[(X == 0).all(axis=1), 0] = 1
     X /= np.linalg.norm(X, axis=1, keepdims=True)
-    model = learner(table, device, max_iter=3, learning_rate="auto", batch_size=1)
-    model.fit(sp.csr_matrix(X) if sparse else X, y)
-    gain = reference.feature_gains(X)
+    X[7] *= 3  # longer than a typical row may count
+    weight = heavy_weights(len(y)) if weighted else np.ones(len(y))
+    if streamed:
+        monkeypatch.setattr(_backends._gpu(), "_ENTRIES", 30)
+        monkeypatch.setattr(_backends, "plan_training", lambda *args: (2, False))
+    model = learner(
+        table, device, max_iter=3, learning_rate="auto", batch_size=batch_size
+    )
+    model.fit(sp.csr_matrix(X) if sparse else X, y, weight if weighted else None)
+    weight /= weight.mean()
+    rows = reference.visited(np.arange(len(y)), weight)
+    assert (len(rows) > len(y) + 3) == weighted and (4 in rows) != weighted
+    step, options = reference.auto_steps(X, weight)
     W, b, _ = reference.sgd_fit(
         X,
         y,
         table,
         3,
-        rows_by_epoch(3, np.arange(len(y))),
-        4 / np.maximum(X**2 @ gain, 1),
-        np.ones(len(y)),
-        bias=1.0,
-        gain=gain,
+        rows_by_epoch(3, rows),
+        step,
+        batch_size=batch_size,
         bound=2.0 if sparse and device == "cuda" else np.inf,
+        **options,
     )
     assert_allclose(model.coef_, W, rtol=1e-3, atol=1e-3)  # as in test_softmax.py
+    assert_allclose(model.intercept_, b, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_blocks_equal_the_reference(device, sparse, batch_size):
+    if sparse and batch_size > 1 and device == "cpu":
+        pytest.skip("the CPU takes a step for each row of a sparse X")
+    X, y, _, table = problem(n=360)
+    weight = heavy_weights(360)
+    model = learner(table, device, batch_size=batch_size, learning_rate=0.1)
+    W, b = np.zeros((3, 3, 7)), np.zeros((3, 3))
+    visits, length, seed = np.zeros(8), 0, order_seed()
+    for block in np.split(np.arange(360), [40, 160, 161]):
+        part, w = X[block], weight[block]
+        model.partial_fit(
+            sp.csr_matrix(part) if sparse else part, y[block], np.arange(6), w
+        )
+        # Weights count in units of the mean so far, visits in that of the first block.
+        now = w / weight[: block[-1] + 1].mean()
+        first = w / weight[:40].mean()
+        length += first @ reference.limited_squares(part, w).sum(axis=1)
+        new = np.append(first @ (part != 0), first.sum())
+        rows = reference.visited(np.arange(len(block)), now)
+        reference.sgd_epoch(
+            part,
+            y[block],
+            table,
+            W,
+            b,
+            np.random.default_rng([seed + block[0], 0]).permutation(rows),
+            0.1 * now / np.maximum(np.ceil(now / 2), 1),
+            (1, 1),
+            batch_size=batch_size,
+            bias=length / (visits + new)[-1],
+            bound=2.0 if sparse and device == "cuda" else np.inf,
+            visits=new,
+            before=visits,
+        )
+        visits += new
+    assert_allclose(model.coef_, W, rtol=1e-3, atol=1e-3)
     assert_allclose(model.intercept_, b, rtol=1e-3, atol=1e-3)
 
 
@@ -160,7 +231,7 @@ def test_repetitions_stop_as_in_the_reference(device, sparse, early_stopping):
         tol=0.03,
         n_iter_no_change=2,
         validation=validation,
-        bias=np.average((X**2).sum(axis=1), weights=weight),
+        bias=reference.mean_length(X, weight),
         bound=2.0 if sparse and device == "cuda" else np.inf,
     )
     assert n_iter.max() < 25

@@ -232,6 +232,35 @@ def test_an_epoch_hands_over_the_model_as_it_is_then(blobs, storage):
         assert_allclose(early.predict_proba(X).sum(axis=1), 1)
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_epoch_hands_over_the_model_whatever_n_jobs_comes_from(
+    blobs, storage, inside
+):
+    # In a worker's thread joblib has another default number of threads.
+    X, y = blobs(60, noise=2.0)
+    recorders = [Recorder() for _ in range(3)]
+
+    def fit(recorder):
+        n_jobs = 3 if inside else None
+        return model(n_jobs=n_jobs).set_callbacks(recorder).fit(X, y)
+
+    if inside:
+        fits = joblib.Parallel(n_jobs=2, backend="threading")(
+            joblib.delayed(fit)(recorder) for recorder in recorders
+        )
+    else:
+        with joblib.parallel_config("threading", n_jobs=3):
+            fits = [fit(recorder) for recorder in recorders]
+    for fitted, recorder in zip(fits, recorders, strict=True):
+        last = [path for path in recorder.models if path[-1] == ("epoch", 2)]
+        assert last
+        assert_array_equal(recorder.models[FIT].coef_, fitted.coef_)
+        for path in last:
+            found = recorder.models[path].coef_
+            first = path[-2][1]
+            assert_array_equal(found[first], fitted.coef_[first])
+
+
 def test_a_refit_hands_over_the_new_model(blobs):
     X, y = blobs(60)
     other, labels = blobs(80, 9, 5)

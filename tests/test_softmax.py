@@ -14,12 +14,14 @@ import pytest
 import reference
 import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer
 from sklearn.utils import check_random_state
 
 from sklearn_mach import MACHClassifier, _int16, _softmax
 from sklearn_mach._compat import njit
 from sklearn_mach._progress import SilentTask
+from sklearn_mach.datasets import make_many_classes
 
 COMPILED = not numba.config.DISABLE_JIT
 SEED = 3
@@ -118,7 +120,7 @@ def test_epochs_equal_the_reference(sparse, alpha, weighted):
         weight,
         batch_size=batch_size,
         # The intercept's feature has the mean squared length of the rows.
-        bias=np.average((X**2).sum(axis=1), weights=weight),
+        bias=reference.mean_length(X, weight),
         penalty=0.3 * alpha,
     )
     assert_allclose(model.coef_, W, **TOLERANCE)
@@ -128,13 +130,14 @@ def test_epochs_equal_the_reference(sparse, alpha, weighted):
 
 @pytest.mark.parametrize("sparse", [False, True])
 def test_one_partial_fit_takes_one_step_a_row(sparse):
-    # The step falls with the square root of the number of rows seen, in units of the
-    # first block, here one row.
+    # Those of a feature and of the intercept fall with the square root of its visits.
     X, y, _, table = problem()
-    X = X[(X != 0).any(axis=1)][:12]
-    y = y[: len(X)]
+    X = X[(X != 0).any(axis=1)]
+    X = np.tile(X, (4, 1))  # some hundred visits, or nothing would fall
+    y = y[np.arange(len(X)) % 12]
     model = learner(table)
     W, b = np.zeros((3, 3, X.shape[1])), np.zeros((3, 3))
+    visits = np.zeros(X.shape[1] + 1)
     for i in range(len(X)):
         row = X[i : i + 1]
         model.partial_fit(
@@ -147,12 +150,35 @@ def test_one_partial_fit_takes_one_step_a_row(sparse):
             W,
             b,
             np.array([0]),
-            np.array([0.3 / np.sqrt(1 + i)]),
+            np.array([0.3]),
             (1, 1),
-            bias=(X[0] ** 2).sum(),
+            bias=(X[: i + 1] ** 2).sum(axis=1).mean(),  # of the rows so far
+            before=visits,
         )
-        assert_allclose(model.coef_, W, **TOLERANCE)
-        assert_allclose(model.intercept_, b, **TOLERANCE)
+        visits += np.append(row[0] != 0, 1)
+    assert_allclose(model.coef_, W, rtol=1e-3, atol=3e-4)  # many steps
+    assert_allclose(model.intercept_, b, rtol=1e-3, atol=3e-4)
+
+
+@pytest.mark.parametrize("first", [20, 200, 2_000])
+def test_blocks_are_learned_as_well_as_all_rows_together(first):
+    X, y = make_many_classes(
+        24_000, 3_000, 400, n_nonzeros=20, signal=0.2, random_state=0
+    )
+    n, n_passes = 20_000, 3
+    # Without the logit adjustment, which rows set aside add to `fit` alone.
+    parameters = dict(n_repetitions=8, n_buckets=32, random_state=0)
+    whole = MACHClassifier(**parameters, max_iter=n_passes, logit_adjustment=0)
+    whole.fit(X[:n], y[:n])
+    model, start, stop = MACHClassifier(**parameters), 0, first
+    for _ in range(n_passes):
+        while start < n:
+            rows = slice(start, stop)
+            model.partial_fit(X[rows], y[rows], classes=np.arange(400))
+            start, stop = stop, min(stop + 2_000, n)
+        start, stop = 0, 2_000
+    # Accuracies of 4,000 rows have a standard error of 0.008.
+    assert model.score(X[n:], y[n:]) > whole.score(X[n:], y[n:]) - 0.01
 
 
 def test_a_step_follows_the_gradient_of_the_loss():
@@ -160,16 +186,19 @@ def test_a_step_follows_the_gradient_of_the_loss():
     # losses, taken here by finite differences at weights that are not zero.
     X, y, weight, table = problem(n=20, d=4)
     weight /= weight.mean()
+    weight = np.minimum(weight, 2)  # or the row would be visited twice
     model = learner(table, batch_size=20)
     model.partial_fit(X, y, classes=np.arange(6), sample_weight=weight)
     before = model.coef_.astype(np.float64), model.intercept_.astype(np.float64)
     assert np.abs(before[0]).max() > 0.5
     model.partial_fit(X, y, sample_weight=weight)
-    step = 0.3 / np.sqrt(2)
     bias = np.average((X**2).sum(axis=1), weights=weight)
-    for place, factor in ((0, 1), (1, bias)):
+    visits = weight @ (X != 0)
+    gain = 1 / np.sqrt(1 + visits / 1024)  # the steps fall with those of the first call
+    bias /= np.sqrt(1 + weight.sum() / 1024)
+    for place, factor in ((0, gain), (1, bias)):
         after = (model.coef_, model.intercept_)[place]
-        found = (before[place] - after) / (step * factor)
+        found = (before[place] - after) / (0.3 * factor)
         expected = np.empty_like(found)
         for at in np.ndindex(found.shape):
             losses = []
@@ -179,7 +208,7 @@ def test_a_step_follows_the_gradient_of_the_loss():
                 loss = reference.bucket_loss(X, y, table, *moved, weight)
                 losses.append(loss.sum())
             expected[at] = (losses[0] - losses[1]) / 2e-5
-        # float32 weights of about one: 1e-7 / step, times the sums of twenty rows.
+        # float32 weights of about one: 1e-7 / 0.3, times the sums of twenty rows.
         assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -223,28 +252,17 @@ def test_float32_and_float64_rows_give_nearly_the_same_weights(sparse, dtype):
     assert_allclose(model.intercept_, b, **TOLERANCE)
 
 
-def auto_fit(X, y, table, n_buckets, n_epochs):
+def auto_fit(X, y, table, n_buckets, n_epochs, weight=None):
     """Weights and intercepts of the reference with the steps of "auto", factor 4."""
-    gain = reference.feature_gains(X)
-    bias = (X**2).sum(axis=1).mean()
-    step = 4 / np.maximum(X**2 @ gain, bias)
-    W, b, _ = reference.sgd_fit(
-        X,
-        y,
-        table,
-        n_buckets,
-        orders(n_epochs, np.arange(len(y))),
-        step,
-        np.ones(len(y)),
-        bias=bias,
-        gain=gain,
-    )
-    return W, b
+    weight = np.ones(len(y)) if weight is None else weight / weight.mean()
+    step, options = reference.auto_steps(X, weight)
+    rows = orders(n_epochs, reference.visited(np.arange(len(y)), weight))
+    return reference.sgd_fit(X, y, table, n_buckets, rows, step, **options)[:2]
 
 
 def feature_gains(X):
     weight = np.ones(X.shape[0], np.float32)
-    return _softmax.feature_gains(*_softmax.feature_sums(X, weight), weight)
+    return _softmax.feature_gains(*_softmax.feature_sums(X, weight), weight.sum())
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -294,21 +312,195 @@ def test_sums_of_squares_equal_those_of_the_whole_matrix(sparse):
 def test_a_given_step_and_a_penalty_are_the_same_for_all_features(options):
     X = sp.csr_matrix(problem()[0])
     options = MACHClassifier(**options).get_params(deep=False)
-    settings = _softmax.make_settings(X, None, options, 0, use_gains=True)
+    settings, _ = _softmax.make_settings(X, None, None, options | {"max_iter": 2}, 0)
     assert (settings.gain == 1).all()
+    assert not settings.past.any() and not settings.slow.any()
 
 
 def test_auto_step_of_a_long_row_is_smaller():
-    # A row four times as long as the others would overshoot sixteen times.
+    # A row three times as long as the others would overshoot nine times.
     X = np.zeros((8, 3))
     X[np.arange(8), np.arange(8) % 2] = 1
-    X[7] = [0, 0, 4]
+    X[7] = [0, 0, 3]
     y = np.array([0, 1, 0, 1, 0, 1, 0, 1])
     model = MACHClassifier(tol=None, random_state=SEED, max_iter=1)
     model.fit(sp.csr_matrix(X), y)
     W, b = auto_fit(X, y, model.bucket_table_, 2, 1)
     assert_allclose(model.coef_, W, **TOLERANCE)
     assert_allclose(model.intercept_, b, **TOLERANCE)
+
+
+# Rows of other weights and lengths ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def many_classes():
+    """Rows to train on with their classes, and others."""
+    X, y = make_many_classes(
+        10_000, 1_000, 150, n_nonzeros=15, signal=0.4, random_state=0
+    )
+    return X[:6_000], y[:6_000], X[6_000:], y[6_000:]
+
+
+def many_buckets(**parameters):
+    defaults = dict(n_repetitions=8, n_buckets=16, max_iter=10, random_state=0)
+    return MACHClassifier(**(defaults | parameters))
+
+
+def pareto(n):
+    """Weights of which the largest are some hundred times the mean."""
+    return np.random.default_rng(0).pareto(1.1, n) + 0.01
+
+
+def test_a_row_is_visited_once_for_every_two_of_its_weight_begun():
+    X, y, _, _ = problem(n=200)
+    weight = pareto(200)
+    weight[[5, 50]] = 0
+    options = many_buckets(learning_rate=0.1).get_params(deep=False)
+    settings, _ = _softmax.make_settings(sp.csr_matrix(X), y, weight, options, 0)
+    relative = weight / weight[weight > 0].mean()
+    assert relative.max() > 10
+    visits = np.bincount(settings.visited(settings.train), minlength=200)
+    assert_array_equal(visits, np.ceil(relative / 2))
+    assert_allclose(visits * settings.weight, relative, rtol=1e-6)
+    assert_allclose(visits * settings.step, 0.1 * relative, rtol=1e-6)
+    assert_allclose(settings.row_weight(np.arange(200)), relative, rtol=1e-6)
+
+
+def bucket_loss(model, X, y, weight):
+    """Weighted mean over rows and repetitions of -log P_r(h_r(y) | x)."""
+    log_proba = model._bucket_scores(X, (True, 1))
+    codes = model.bucket_table_[y].astype(int)[:, :, None]
+    own = np.take_along_axis(log_proba, codes, axis=2)[:, :, 0]
+    return -np.average(own.mean(axis=1), weights=weight)
+
+
+@pytest.mark.parametrize("learning_rate", ["auto", 0.3])
+def test_heavy_rows_are_learned_as_well_as_lighter_copies(many_classes, learning_rate):
+    X, y, X_test, y_test = many_classes
+    weight = pareto(len(y))
+    n_copies = np.ceil(weight / weight.mean() / 2).astype(int)
+    copied = np.repeat(np.arange(len(y)), n_copies)
+    light = (weight / n_copies)[copied]
+    heavy = many_buckets(learning_rate=learning_rate).fit(X, y, weight)
+    if learning_rate != "auto":  # is the step of a row of mean weight
+        learning_rate *= light.mean() / weight.mean()
+    copies = many_buckets(learning_rate=learning_rate).fit(X[copied], y[copied], light)
+    score = copies.score(X_test, y_test)
+    assert abs(heavy.score(X_test, y_test) - score) < 0.01
+    assert score > 0.65
+    if learning_rate != "auto":  # the same steps in another order
+        expected = bucket_loss(copies, X, y, weight)
+        assert_allclose(bucket_loss(heavy, X, y, weight), expected, rtol=0.02)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("parameters", [{}, {"early_stopping": True}])
+def test_rows_of_weight_zero_might_as_well_be_left_out(
+    many_classes, sparse, parameters
+):
+    X, y = many_classes[0][:1_500, :100], many_classes[1][:1_500] % 20
+    weight = pareto(1_500)
+    weight[::5] = 0
+    X = X.copy() if sparse else X.toarray()
+    kept = weight > 0
+    model = many_buckets(max_iter="auto", tol=0.02, n_repetitions=2, **parameters)
+    model.fit(X[kept], y[kept], weight[kept])
+    n_iter, coef = model.n_iter_, model.coef_.copy()
+    model.fit(X, y, weight)
+    assert model.n_iter_ == n_iter
+    # The sums over the rows are in another order: rounding errors, that grow.
+    assert_allclose(model.coef_, coef, rtol=1e-2, atol=1e-2 * np.abs(coef).max())
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_one_row_a_million_times_longer_does_no_harm(many_classes, sparse):
+    X, y, X_test, y_test = many_classes
+    X, y = X[:2_500].copy(), y[:2_500]
+    model = many_buckets().fit(X if sparse else X.toarray(), y)
+    score = model.score(X_test, y_test)
+    X.data[X.indptr[7] : X.indptr[8]] *= 1e6
+    with pytest.warns(ConvergenceWarning) as warned:
+        model.fit(X if sparse else X.toarray(), y)
+    assert "row 7 is about 1e+06 times" in str(warned[0].message)
+    assert model.score(X_test, y_test) > score - 0.01
+
+
+def test_long_rows_beside_empty_ones_are_learned():
+    X, y, _, table = problem()
+    X[3], X[7] = 0, 100 * np.arange(1, 8)
+    with pytest.warns(ConvergenceWarning, match="row 7 is about"):
+        model = learner(table, learning_rate="auto", max_iter=2).fit(X, y)
+    assert np.isfinite(model.coef_).all()
+
+
+def test_classes_of_one_row_are_all_learned():
+    # From 10,000 rows on some are set aside to fit the probabilities to.
+    n = 10_000
+    rng = np.random.default_rng(0)
+    indices = rng.integers(0, 2_000, (n, 20), dtype=np.int32)
+    X = sp.csr_array(
+        (np.ones(20 * n, np.float32), indices.ravel(), np.arange(0, 20 * n + 1, 20)),
+        shape=(n, 2_000),
+    )
+    X.sum_duplicates()
+    model = many_buckets(n_buckets=64, max_iter=10)
+    assert (model.fit(X, np.arange(n)).predict(X) == np.arange(n)).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_class_loses_its_last_row_to_those_set_aside(seed):
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, rng.integers(1, 60), rng.integers(1, 100))
+    rows = np.flatnonzero(rng.random(y.size) < 0.9)
+    n_held = int(rng.integers(1, 50))
+    train, held = _softmax.set_aside(rows, y, n_held, seed)
+    assert_array_equal(np.sort(np.append(train, held)), rows)
+    assert set(y[train]) == set(y[rows])
+    assert held.size == min(n_held, rows.size - len(set(y[rows])))
+
+
+def test_early_stopping_without_rows_to_spare_is_refused():
+    X, y = np.eye(6), np.arange(6)
+    with pytest.raises(ValueError, match="whose class has other rows"):
+        MACHClassifier(early_stopping=True).fit(X, y)
+
+
+def test_an_automatic_number_of_epochs_makes_200_000_visits():
+    for n_rows, n_epochs in ((1_000, 100), (3_999, 51), (39_999, 6), (40_000, 5)):
+        X, y = sp.csr_array(np.ones((n_rows, 1))), np.arange(n_rows) % 2
+        model = MACHClassifier(tol=None, learning_rate=0.1, random_state=0)
+        assert model.fit(X, y).n_iter_ == n_epochs
+
+
+def test_the_coherence_is_how_much_longer_a_batch_is_than_its_longest_row():
+    ones, rows = np.ones(64), np.arange(64)
+    gain = np.ones(64)
+    assert_allclose(_softmax.coherence(np.eye(64), rows, ones, gain, 0, 16, 0), 1)
+    equal = np.ones((64, 64))
+    assert_allclose(_softmax.coherence(equal, rows, ones, gain, 0, 16, 0), 16)
+    # A row that is visited often is in a batch more than once.
+    often = np.repeat(rows, np.where(rows == 3, 10_000, 1))
+    assert _softmax.coherence(np.eye(64), often, ones, gain, 0, 16, 0) > 12
+    # Of all rows at once, by the singular values of the rows and their intercept.
+    X = np.random.default_rng(0).random((64, 64))
+    step, gain = np.random.default_rng(1).random((2, 64)) + 0.5
+    whole = np.sqrt(step)[:, None] * np.column_stack(
+        [X * np.sqrt(gain), np.sqrt(2) * ones]
+    )
+    expected = np.linalg.norm(whole, 2) ** 2 / (whole**2).sum(axis=1).max()
+    found = _softmax.coherence(X, rows, step, gain, 2, 64, 0)
+    assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_steps_of_a_batch_of_equal_dense_rows_are_divided_among_them():
+    X, y = np.ones((512, 4)), np.arange(512) % 3
+    options = MACHClassifier(batch_size=64, max_iter=1).get_params(deep=False)
+    dense, sparse = (
+        _softmax.make_settings(rows, y, None, options, 0)[0].step
+        for rows in (X, sp.csr_array(X))
+    )
+    assert_allclose(64 * dense, sparse, rtol=1e-6)
 
 
 def separable(n=36, seed=0):
@@ -339,7 +531,7 @@ def test_a_repetition_that_no_longer_improves_keeps_its_weights(sparse, alpha):
         tol=0.03,
         n_iter_no_change=2,
         batch_size=1 if sparse else 3,
-        bias=np.average((X**2).sum(axis=1), weights=weight),
+        bias=reference.mean_length(X, weight),
         penalty=0.3 * alpha,
     )
     assert np.unique(n_iter).size > 1  # or the test would say nothing
@@ -378,7 +570,7 @@ def test_early_stopping_watches_rows_set_aside(sparse):
         tol=0.02,
         n_iter_no_change=2,
         validation=validation,
-        bias=np.average((X**2).sum(axis=1), weights=weight),
+        bias=reference.mean_length(X, weight),
     )
     assert n_iter.max() < 25
     assert model.n_iter_ == n_iter.max()
@@ -411,7 +603,7 @@ def test_when_one_block_fails_no_other_goes_on_to_write():
     X, y, _, table = problem()
     X, y, table = sp.csr_matrix(X), y.astype(np.int32), table.astype(np.uint8)
     options = learner(table, max_iter=100_000).get_params(deep=False)
-    settings = _softmax.make_settings(X, None, options, 0)
+    settings, _ = _softmax.make_settings(X, y, None, options, 0)
     second_has_begun, running = threading.Event(), set()
 
     class Task(SilentTask):
@@ -449,17 +641,19 @@ def test_a_pass_ends_where_another_thread_halts_it(storage):
     W, b = np.zeros((n_features, 16), np.float32), np.zeros(16, np.float32)
     decay, loss, halt = np.zeros(2), np.zeros(1), np.zeros(1, np.bool_)
     common = order, y, table, weight, step
-    trained = rate, 1.0, 0, W, b, loss, halt
+    slowing = np.zeros((2, n_features + 1), np.float32)
+    trained = rate, np.float32(1), 0, W, b, loss, halt
     halting = threading.Timer(0.05, lambda: halt.fill(True))
     halting.start()
     if storage == "float32":
-        _softmax._sgd_epoch_csr(sp.csr_matrix(X), *common, gain, decay, 0.0, *trained)
+        options = gain, *slowing, decay, 0.0
+        _softmax._sgd_epoch_csr(sp.csr_matrix(X), *common, *options, *trained)
     elif storage == "16 bits":
-        _softmax._sgd_epoch_int16(
-            sp.csr_matrix(X), *common, gain, decay, gain, rate, *trained, 0
-        )
+        options = gain, *slowing, decay, gain, rate
+        _softmax._sgd_epoch_int16(sp.csr_matrix(X), *common, *options, *trained, 0)
     else:
-        _softmax._sgd_epoch_dense(X, 1, *common, gain, decay, 0.0, *trained)
+        options = gain, *slowing, decay, 0.0
+        _softmax._sgd_epoch_dense(X, 1, *common, *options, *trained)
     halting.join()
     assert loss < 0.9 * n_steps * np.log(16)  # what all steps would make
 
@@ -549,7 +743,9 @@ def test_products_are_shifted_with_their_carry_and_saturate(n, dither):
 
 
 @pytest.mark.parametrize("negative", [False, True])
-def test_steps_of_16_bits_are_right_on_average(monkeypatch, negative):
+@pytest.mark.parametrize("slow_visits", [1024, 0.1])
+def test_steps_of_16_bits_are_right_on_average(monkeypatch, negative, slow_visits):
+    monkeypatch.setattr(_softmax, "_SLOW_VISITS", slow_visits)  # or all steps are equal
     # Every feature is in one row, so that its weights are those of one rounded step.
     n = 999  # no trial: both fits take the same steps
     X = sp.eye_array(n, format="csr") * (-1.0 if negative else 1.0)
@@ -569,13 +765,15 @@ def test_steps_of_16_bits_are_right_on_average(monkeypatch, negative):
     assert np.abs(off.mean(axis=2)).max() < 4 * 0.5 / n**0.5
 
 
-def test_weights_of_16_bits_are_near_the_reference(sixteen_bits):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_weights_of_16_bits_are_near_the_reference(sixteen_bits, weighted):
     X, y, _, table = problem()
     X[(X == 0).all(axis=1), 0] = 1
     X /= np.linalg.norm(X, axis=1, keepdims=True)
     model = learner(table, max_iter=3, learning_rate="auto")
-    model.fit(sp.csr_matrix(X), y)
-    W, b = auto_fit(X, y, table, 3, 3)
+    weight = pareto(30) if weighted else None
+    model.fit(sp.csr_matrix(X), y, weight)
+    W, b = auto_fit(X, y, table, 3, 3, weight)
     # 90 steps are rounded to at most 4 * 128 (90 / 16)^(1/4) / 32768 = .024 each, at
     # random; later steps make up for part of what earlier ones were off.
     assert_allclose(model.coef_, W, rtol=0, atol=0.024 * 90**0.5)
@@ -617,7 +815,7 @@ def test_a_repetition_that_has_stopped_keeps_its_16_bits(sixteen_bits):
     options = learner(table, learning_rate="auto").get_params(deep=False)
     options["batch_size"] = 1
     options["max_iter"] = 3
-    settings = _softmax.make_settings(X, None, options, 0, use_gains=True, n_columns=9)
+    settings, _ = _softmax.make_settings(X, y, None, options, 0, n_columns=9)
     assert settings.unit is not None
 
     def weights(rate):
@@ -635,21 +833,21 @@ def test_a_repetition_that_has_stopped_keeps_its_16_bits(sixteen_bits):
     assert_array_equal(stopped_b[::2], b[::2])
 
 
-def test_the_trial_of_16_bits_is_that_of_float32(sixteen_bits):
+def test_losses_of_16_bits_are_those_of_float32(sixteen_bits):
     rng = np.random.default_rng(0)
     y = rng.integers(0, 6, 400).astype(np.int32)
     share = np.where(rng.random((6, 30)) < 0.3, 0.5, 0.1)  # of the rows of a class
     X = sp.csr_matrix((rng.random((400, 30)) < share[y]).astype(np.float32))
     options = MACHClassifier(max_iter=3).get_params(deep=False)
-    settings = _softmax.make_settings(X, None, options, 0, use_gains=True, n_columns=1)
+    settings, _ = _softmax.make_settings(X, y, None, options, 0, n_columns=1)
     assert settings.unit is not None
-    factors = _softmax._PROBE_FACTORS[:6]  # with 16, rounding errors grow
+    factors = np.float32(2.0) ** np.arange(-2, 3)  # with 8, rounding errors grow
     settings = settings._replace(rate=factors, tol=None)
-    table = np.repeat(np.arange(6, dtype=np.uint8)[:, None], factors.size, axis=1)
+    table = np.repeat(np.arange(6, dtype=np.uint8)[:, None], 5, axis=1)
     losses = []
     for unit in (settings.unit, None):
-        W, b = np.zeros((30, 36), np.float32), np.zeros(36, np.float32)
-        columns = _softmax.Columns(W, b, 0, 36, True)
+        W, b = np.zeros((30, 30), np.float32), np.zeros(30, np.float32)
+        columns = _softmax.Columns(W, b, 0, 30, True)
         now = settings._replace(unit=unit)
         losses.append(_softmax.train(X, y, table, columns, now)[2])
     # Steps are rounded by at most 1/256 of the longest, at random: losses hardly move.
@@ -661,8 +859,7 @@ def test_the_trial_of_16_bits_is_that_of_float32(sixteen_bits):
     ("parameters", "fit"),
     [
         ({"learning_rate": 0.3}, {}),
-        ({"alpha": 0.01}, {}),
-        ({}, {"sample_weight": np.arange(30) % 3 + 1.0}),
+        ({"alpha": 0.01}, {"sample_weight": np.arange(30) % 3 + 1.0}),
     ],
 )
 def test_steps_without_a_known_length_need_float32(parameters, fit, monkeypatch):
