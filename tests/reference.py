@@ -113,7 +113,7 @@ def feature_gains(X, weight):
 def auto_steps(X, weight, factor=4):
     """Steps (n,) of rows of such weights of one visit, and the options of `sgd_fit`.
 
-    weight (n,) is that of the rows, 1 on average, of all visits together.
+    weight (n,) is that of all visits of a row; those above zero are 1 on average.
     """
     n_visits = np.ceil(weight / 2)
     share = weight / np.maximum(n_visits, 1)
