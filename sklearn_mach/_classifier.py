@@ -1014,7 +1014,8 @@ class MACHClassifier(
                     *rows, weights = _stack(waiting)
                     trial = settings_of(*rows, weights)[0]
                 column = plan.table[:, 0]
-                factor = _softmax.probe_step(*rows, column, n_buckets, trial, width)
+                with one_blas_thread():  # whose sums depend on its threads
+                    factor = _softmax.probe_step(*rows, column, n_buckets, trial, width)
                 if factor is not None:
                     if len(waiting) > 1:  # rows may come again, known by heart
                         factor = min(factor, _softmax.DEFAULT_FACTOR)
