@@ -45,7 +45,7 @@ def bucket_loss(X, y, table, W, b, weight):
 
 def sgd_epoch(
     X, y, table, W, b, order, step, decay, *, batch_size=1, bias, penalty=0, gain=1.0,
-    bound=np.inf, visits=0.0, before=0.0
+    bound=np.inf, visits=0.0, before=0.0, visits_to_slow=4096
 ):  # fmt: skip
     """One pass in float64: W (R, B, d) and b (R, B) are changed.
 
@@ -55,7 +55,7 @@ def sgd_epoch(
     whose ``factor * step_i * gain_j * x_ij^2`` sum to more than `bound` over the batch
     takes so much smaller a step.  W is then divided by ``1 + factor * penalty`` for
     each row of the batch (once for all together).  `gain` and `bias` are divided by
-    ``sqrt(1 + n_j / 1024)``, where n_j are the visits of the feature or the intercept
+    ``sqrt(1 + n_j / visits_to_slow)``, where n_j are the visits of the feature or the intercept
     so far: `before` (d + 1,) and as large a share of `visits` (d + 1,), those of the
     epoch, as that of the rows that are done.  The loss, summed over rows before
     their step, is returned with shape (n, R).
@@ -65,7 +65,8 @@ def sgd_epoch(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         factor = decay[0] + (decay[1] - decay[0]) * start / len(order)
-        slowed = fast / np.sqrt(1 + (before + visits * start / len(order)) / 1024)
+        so_far = before + visits * start / len(order)
+        slowed = fast / np.sqrt(1 + so_far / visits_to_slow)
         gain, bias = slowed[:-1], slowed[-1]
         for r in range(table.shape[1]):
             gradients = []

@@ -194,6 +194,7 @@ def test_blocks_equal_the_reference(device, sparse, batch_size):
             bound=2.0 if sparse and device == "cuda" else np.inf,
             visits=new,
             before=visits,
+            visits_to_slow=1024,
         )
         visits += new
     assert_allclose(model.coef_, W, rtol=1e-3, atol=1e-3)

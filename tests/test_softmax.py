@@ -154,6 +154,7 @@ def test_one_partial_fit_takes_one_step_a_row(sparse):
             (1, 1),
             bias=(X[: i + 1] ** 2).sum(axis=1).mean(),  # of the rows so far
             before=visits,
+            visits_to_slow=1024,
         )
         visits += np.append(row[0] != 0, 1)
     assert_allclose(model.coef_, W, rtol=1e-3, atol=3e-4)  # many steps
@@ -743,7 +744,7 @@ def test_products_are_shifted_with_their_carry_and_saturate(n, dither):
 
 
 @pytest.mark.parametrize("negative", [False, True])
-@pytest.mark.parametrize("slow_visits", [1024, 0.1])
+@pytest.mark.parametrize("slow_visits", [4096, 0.1])
 def test_steps_of_16_bits_are_right_on_average(monkeypatch, negative, slow_visits):
     monkeypatch.setattr(_softmax, "_SLOW_VISITS", slow_visits)  # or all steps are equal
     # Every feature is in one row, so that its weights are those of one rounded step.
