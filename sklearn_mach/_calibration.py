@@ -43,13 +43,13 @@ def _shape(best, scalars):
 
 
 @np.errstate(under="ignore")  # a probability of zero is no error
-def fit_scalars(chunks, start):
+def fit_scalars(summaries, start):
     """The scalars a, b and log c that minimise the log loss, by damped scoring steps.
 
     Parameters
     ----------
-    chunks : iterable
-        Scores (n, K), float32, classes and weights (n,) of some rows each.
+    summaries : iterable
+        What `summarize` gives for some rows each.
     start : float
         Temperature to start from.
 
@@ -57,7 +57,7 @@ def fit_scalars(chunks, start):
     -------
     scalars : float array of shape (3,)
     """
-    rows = [np.concatenate(parts) for parts in zip(*map(_row, chunks), strict=True)]
+    rows = [np.concatenate(parts) for parts in zip(*summaries, strict=True)]
     batches = list(gen_batches(rows[0].shape[0], _ROWS))
 
     def moments(x):
@@ -137,13 +137,14 @@ def fit_adjustment(scores, log_prior, own, weight):
     return float(tau * max(1 - (error / tau) ** 2, 0.0)) if tau > 0 else 0.0
 
 
-def _row(chunk):
-    """What the log loss of the rows of a chunk depends on.
+@np.errstate(under="ignore")
+def summarize(scores, y, weight):
+    """What the log loss of some rows depends on: little beside their scores (n, K).
 
-    Returns the classes at each gap of the grid (n, 512) and those with no gap (n,), the
-    best scores, the gaps of the true classes and the weights (n,).
+    y, weight (n,): the classes and weights.  Returns the classes at each gap of the
+    grid (n, 512) and those with no gap (n,), the best scores, the gaps of the true
+    classes and the weights (n,).
     """
-    scores, y, weight = chunk
     best = scores.max(axis=1)
     counts = np.empty((scores.shape[0], _GRID.size), np.float32)
     for rows in gen_batches(scores.shape[0], max(_N_GAPS // scores.shape[1], 1)):

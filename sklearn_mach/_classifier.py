@@ -58,7 +58,12 @@ from ._backends import (
     predicting_device,
     resolve_device,
 )
-from ._calibration import fit_adjustment, fit_scalars, log_proportions
+from ._calibration import (
+    fit_adjustment,
+    fit_scalars,
+    log_proportions,
+    summarize,
+)
 from ._compat import (
     CallbackSupportMixin,
     HasMethods,
@@ -1157,17 +1162,17 @@ class MACHClassifier(
             tau = fit_adjustment(scores, log_prior, own, weight)
         self._adjust(tau)
 
-        def score(rows):
+        def look_at(rows):
             scores = self._bucket_scores(X[rows], scale)
             scores = decode_scores(scores, table, offset=self._offset)
-            return scores, y[rows], weight[rows]
+            return summarize(scores, y[rows], weight[rows])
 
         n_rows = min(max(_CALIBRATION_SCORES // n_classes, 500), y.size)
         size = max(_CALIBRATION_CHUNK // n_classes, 32)
-        chunks = Parallel(n_jobs=n_jobs, require="sharedmem", return_as="generator")(
-            delayed(score)(rows) for rows in gen_batches(n_rows, size)
+        summaries = Parallel(n_jobs=n_jobs, require="sharedmem")(
+            delayed(look_at)(rows) for rows in gen_batches(n_rows, size)
         )
-        self._scalars = fit_scalars(chunks, _digits(n_classes, self.n_buckets_))
+        self._scalars = fit_scalars(summaries, _digits(n_classes, self.n_buckets_))
 
     def _log_prior(self):
         """Logarithms of K times the shares of the classes, float64 (n_classes,)."""

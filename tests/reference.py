@@ -55,7 +55,7 @@ def sgd_epoch(
     whose ``factor * step_i * gain_j * x_ij^2`` sum to more than `bound` over the batch
     takes so much smaller a step.  W is then divided by ``1 + factor * penalty`` for
     each row of the batch (once for all together).  `gain` and `bias` are divided by
-    ``sqrt(1 + n_j / visits_to_slow)``, where n_j are the visits of the feature or the intercept
+    ``sqrt(1 + n_j / visits_to_slow)``, n_j the visits of the feature or the intercept
     so far: `before` (d + 1,) and as large a share of `visits` (d + 1,), those of the
     epoch, as that of the rows that are done.  The loss, summed over rows before
     their step, is returned with shape (n, R).

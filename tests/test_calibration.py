@@ -9,7 +9,12 @@ from sklearn.base import clone
 from sklearn.metrics import log_loss
 
 from sklearn_mach import MACHClassifier, _softmax
-from sklearn_mach._calibration import fit_adjustment, fit_scalars, log_proportions
+from sklearn_mach._calibration import (
+    fit_adjustment,
+    fit_scalars,
+    log_proportions,
+    summarize,
+)
 from sklearn_mach.datasets import make_many_classes
 
 
@@ -32,7 +37,7 @@ def test_scalars_minimise_the_log_loss(seed):
     weight = rng.uniform(0.5, 2, y.size)
     halves = [(scores[i::2], y[i::2], weight[i::2]) for i in range(2)]
 
-    found = fit_scalars(halves, 1.0)
+    found = fit_scalars([summarize(*half) for half in halves], 1.0)
 
     wide = scores.astype(np.float64)
     bounds = [(-5, 5), (-2, 2), (-1, 1)]  # where the power does not overflow
@@ -45,15 +50,15 @@ def test_probabilities_that_underflow_are_no_error():
     rng = np.random.default_rng(0)
     scores = rng.normal(0, 30, (200, 12)).astype(np.float32)
     y = np.where(rng.random(200) < 0.9, scores.argmax(axis=1), 3)
-    expected = fit_scalars([(scores, y, np.ones(200))], 9.0)
+    expected = fit_scalars([summarize(scores, y, np.ones(200))], 9.0)
     with np.errstate(all="raise"):
-        found = fit_scalars([(scores, y, np.ones(200))], 9.0)
+        found = fit_scalars([summarize(scores, y, np.ones(200))], 9.0)
     np.testing.assert_array_equal(found, expected)
 
 
 def test_equal_scores_leave_the_start():
     scores, y = np.zeros((5, 3), np.float32), np.array([0, 1, 2, 0, 1])
-    found = fit_scalars([(scores, y, np.ones(5))], 2.0)
+    found = fit_scalars([summarize(scores, y, np.ones(5))], 2.0)
     gaps = np.array([[0.0, 1.0]])
     np.testing.assert_allclose(log_proportions(gaps - 1, found), 2 * (gaps - 1))
 
