@@ -1020,7 +1020,9 @@ class MACHClassifier(
                     trial = settings_of(*rows, weights)[0]
                 column = plan.table[:, 0]
                 with one_blas_thread():  # whose sums depend on its threads
-                    factor = _softmax.probe_step(*rows, column, n_buckets, trial, width)
+                    factor = _softmax.probe_step(
+                        *rows, column, n_buckets, trial, width, self.n_jobs
+                    )
                 if factor is not None:
                     if len(waiting) > 1:  # rows may come again, known by heart
                         factor = min(factor, _softmax.DEFAULT_FACTOR)

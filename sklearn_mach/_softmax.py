@@ -853,7 +853,7 @@ def train(X, y, table, columns, settings, task=_SILENT):
     return columns.result(), n_iter, last_loss
 
 
-def probe_step(X, y, column, n_buckets, settings, n_columns):
+def probe_step(X, y, column, n_buckets, settings, n_columns, n_jobs=None):
     """The factor of the steps that suits the rows, by a short trial, or None.
 
     Repetitions that differ by their factor only, a power of two from 1/4 to 32, are
@@ -864,6 +864,7 @@ def probe_step(X, y, column, n_buckets, settings, n_columns):
 
     With fewer than 1,000 rows there is no answer.  The trial takes a tenth of the bytes
     of `n_columns` of weights: of fewer rows or buckets, and a few factors at a time.
+    Threads share the factors of a CSR X (the sums of BLAS depend on shapes).
     """
     if settings.train.size < _N_PROBE_MIN:
         return None
@@ -883,9 +884,10 @@ def probe_step(X, y, column, n_buckets, settings, n_columns):
     held, train_rows = np.split(order, [order.size // 5])
     if sp.issparse(X):  # only what the trial needs
         rows, part = order, X[order]
-        indices = np.searchsorted(features, part.indices).astype(np.int32)
-        shape = order.size, features.size
-        X, y = sp.csr_array((part.data, indices, part.indptr), shape), y[order]
+        place = np.empty(X.shape[1], np.int32)
+        place[features] = np.arange(features.size)
+        arrays = part.data, place[part.indices], part.indptr
+        X, y = sp.csr_array(arrays, (order.size, features.size)), y[order]
         held, train_rows = np.split(np.arange(order.size, dtype=np.int32), [held.size])
     n_epochs = int(np.clip(-(-_PROBE_VISITS // train_rows.size), 3, 5))
     share = train_rows.size / settings.train.size
@@ -905,23 +907,29 @@ def probe_step(X, y, column, n_buckets, settings, n_columns):
         verbose=0,
         unit=None,
     )
+    n_threads = effective_n_jobs(n_jobs) if sp.issparse(X) else 1
     losses = {}
+
+    def measure(powers):
+        rate = np.float32(2.0) ** np.array(powers, np.float32)
+        W = np.zeros((features.size, rate.size * n_buckets), np.float32)
+        b = np.zeros(rate.size * n_buckets, np.float32)
+        table = np.repeat(column[:, None], rate.size, axis=1)
+        columns = Columns(W, b, 0, b.size, zero=True)
+        train(X, y, table, columns, trial._replace(rate=rate))
+        log_proba = bucket_proba(X[held], W, b, n_buckets, True)
+        own, weight = column[y[held]], trial.row_weight(held)
+        for f, power in enumerate(powers):
+            losses[power] = _scaled_loss(log_proba[:, f], own, weight)
 
     def compare(powers):
         powers = [p for p in powers if p in _PROBE_POWERS and p not in losses]
         for start in range(0, len(powers), at_once):
             batch = powers[start : start + at_once]
-            rate = np.float32(2.0) ** np.array(batch, np.float32)
-            W = np.zeros((features.size, rate.size * n_buckets), np.float32)
-            b = np.zeros(rate.size * n_buckets, np.float32)
-            table = np.repeat(column[:, None], rate.size, axis=1)
-            columns = Columns(W, b, 0, b.size, zero=True)
-            train(X, y, table, columns, trial._replace(rate=rate))
-            log_proba = bucket_proba(X[held], W, b, n_buckets, True)
-            for f, power in enumerate(batch):
-                losses[power] = _scaled_loss(
-                    log_proba[:, f], column[y[held]], trial.row_weight(held)
-                )
+            groups = np.array_split(batch, min(n_threads, len(batch)))
+            Parallel(n_jobs=len(groups), require="sharedmem")(
+                delayed(measure)(group.tolist()) for group in groups
+            )
         return min(losses, key=losses.get)
 
     best = compare([0, 2, 4])
