@@ -24,6 +24,9 @@ from sklearn_mach._progress import SilentTask
 from sklearn_mach.datasets import make_many_classes
 
 COMPILED = not numba.config.DISABLE_JIT
+needs_compilation = pytest.mark.skipif(
+    not COMPILED, reason="too slow at the sizes that show it"
+)
 SEED = 3
 # float32 keeps 6e-8 of a number; some hundred steps of about one multiply that by far
 # less than a thousand here.
@@ -161,6 +164,7 @@ def test_one_partial_fit_takes_one_step_a_row(sparse):
     assert_allclose(model.intercept_, b, rtol=1e-3, atol=3e-4)
 
 
+@needs_compilation
 @pytest.mark.parametrize("first", [20, 200, 2_000])
 def test_blocks_are_learned_as_well_as_all_rows_together(first):
     X, y = make_many_classes(
@@ -376,6 +380,7 @@ def bucket_loss(model, X, y, weight):
     return -np.average(own.mean(axis=1), weights=weight)
 
 
+@needs_compilation
 @pytest.mark.parametrize("learning_rate", ["auto", 0.3])
 def test_heavy_rows_are_learned_as_well_as_lighter_copies(many_classes, learning_rate):
     X, y, X_test, y_test = many_classes
@@ -395,6 +400,7 @@ def test_heavy_rows_are_learned_as_well_as_lighter_copies(many_classes, learning
         assert_allclose(bucket_loss(heavy, X, y, weight), expected, rtol=0.02)
 
 
+@needs_compilation
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("parameters", [{}, {"early_stopping": True}])
 def test_rows_of_weight_zero_might_as_well_be_left_out(
@@ -414,6 +420,7 @@ def test_rows_of_weight_zero_might_as_well_be_left_out(
     assert_allclose(model.coef_, coef, rtol=1e-2, atol=1e-2 * np.abs(coef).max())
 
 
+@needs_compilation
 @pytest.mark.parametrize("sparse", [False, True])
 def test_one_row_a_million_times_longer_does_no_harm(many_classes, sparse):
     X, y, X_test, y_test = many_classes
@@ -435,6 +442,7 @@ def test_long_rows_beside_empty_ones_are_learned():
     assert np.isfinite(model.coef_).all()
 
 
+@needs_compilation
 def test_classes_of_one_row_are_all_learned():
     # From 10,000 rows on some are set aside to fit the probabilities to.
     n = 10_000
@@ -467,6 +475,7 @@ def test_early_stopping_without_rows_to_spare_is_refused():
         MACHClassifier(early_stopping=True).fit(X, y)
 
 
+@needs_compilation
 def test_an_automatic_number_of_epochs_makes_200_000_visits():
     for n_rows, n_epochs in ((1_000, 100), (3_999, 51), (39_999, 6), (40_000, 5)):
         X, y = sp.csr_array(np.ones((n_rows, 1))), np.arange(n_rows) % 2
