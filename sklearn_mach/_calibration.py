@@ -90,7 +90,7 @@ def fit_adjustment(scores, log_prior, own, weight):
     With its standard error e tau is shrunk to ``tau max(1 - (e / tau)^2, 0)`` (James
     and Stein, 1961), so that noise gives zero.  A negative tau is zero, too: taking
     more from rare classes lost accuracy where rows set aside had asked for it.  Menon
-    et al. (2021), "Long-tail learning via logit adjustment", equation 9.
+    et al. (2021), "Long-tail learning via logit adjustment", adjust after training.
 
     Parameters
     ----------

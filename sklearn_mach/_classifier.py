@@ -160,9 +160,9 @@ class MACHClassifier(
         of the training rows.  Merged scores favour frequent classes.  A positive tau
         makes rare classes come first more often; a larger one finds more of the rare
         classes, from some value on at the cost of accuracy.  "auto" fits tau to rows
-        that are set aside (see Notes), by the rank of the true class among the five
-        best, and shrinks it by its standard error; tau is 0 where no rows are set
-        aside.  Other decoders take no adjustment.
+        that are set aside (see Notes), by the rank of the true class among the ten
+        best, and shrinks it by its standard error; tau is then never negative, and 0
+        where no rows are set aside.  Other decoders take no adjustment.
 
     device : {"auto", "cpu", "cuda"} or str, default="auto"
         Where the built-in learner trains and predicts: "cuda" on all NVIDIA GPUs,
@@ -1138,9 +1138,11 @@ class MACHClassifier(
                     sample_weight, X, dtype=np.float64, ensure_non_negative=True
                 )
             if not weight.any():
-                raise ValueError("sample_weight is zero for all rows.")
+                raise ValueError(
+                    "sample_weight is zero for all rows. At least one row must have a "
+                    "positive weight."
+                )
             order = np.random.default_rng(0).permutation(np.flatnonzero(weight))
-            self._adjust(self.logit_adjustment_)  # to a number set since
             self._fit_scalars(X[order], codes[order], weight[order])
         return self
 

@@ -259,11 +259,11 @@ def _add_logits_int16(data, indices, start, stop, W, unit, lo, z):
 @njit(fastmath=_ELEMENTWISE)
 def _sgd_rows_int16(
     data, indices, indptr, order, y, table, weight, step, lift, past, slow, decay,
-    unit, factor, rate, bias, lo, W, b, loss, halt, z, g, state
+    unit, rate, bias, lo, W, b, loss, halt, z, g, state
 ):  # fmt: skip
     """The steps of `_sgd_epoch_int16`.
 
-    factor (R B,): that of the repetition.  W (d, >= lo + R B): the integers.
+    W (d, >= lo + R B): the integers.
     z, g (R B,): space to work in.
     """
     one = np.float32(1.0)
@@ -280,15 +280,13 @@ def _sgd_rows_int16(
         for q in range(z.shape[0]):
             z[q] = np.float32(0.0)
         _add_logits_int16(data, indices, start, stop, W, unit, lo, z)
-        for q in range(z.shape[0]):
-            z[q] *= factor[q]
         _softmax_gradient(
             z, one, b, table[y[i]], row_step, rate, row_bias, row_weight, loss
         )
         if row_step == 0.0:
             continue
         for q in range(z.shape[0]):
-            g[q] = np.int16(np.int32(np.rint(z[q] * (_ONE / row_step) / factor[q])))
+            g[q] = np.int16(np.int32(np.rint(z[q] * (_ONE / row_step))))
         ahead = order[min(t + 1, order.shape[0] - 1)]
         first, last = np.int64(indptr[ahead]), np.int64(indptr[ahead + 1])
         for p in range(start, stop):
@@ -306,23 +304,22 @@ def _sgd_rows_int16(
 
 
 def _sgd_epoch_int16(
-    X, order, y, table, weight, step, lift, past, slow, decay, unit, factor, rate, bias,
-    lo, W, b, loss, halt, state
+    X, order, y, table, weight, step, lift, past, slow, decay, unit, rate, bias, lo, W,
+    b, loss, halt, state
 ):  # fmt: skip
     """As `_sgd_epoch_csr`, without a penalty, for weights of 16 bits.
 
-    The weights are the unit (d,) of the feature times the factor (R,) of the
-    repetition times the integers that lie in the columns of W from lo on.  lift (d,):
-    4 gain / unit.  state: 32 random bits, from which those follow that steps are
+    The weights are the unit (d,) of the feature times the integers that lie in the
+    columns of W from lo on.  lift (d,): 4 gain / unit.  rate (R,): 1, or 0 where
+    training has stopped.  state: 32 random bits, from which those follow that steps are
     rounded by.
     """
     arrays = read_only(X.data, X.indices, X.indptr)
-    factor = np.repeat(factor, b.size // factor.size)
     W = W.view(np.int16)
     z, g = np.empty_like(b), np.empty(b.size, np.int16)
     _sgd_rows_int16(
-        *arrays, order, y, table, weight, step, lift, past, slow, decay, unit, factor,
-        rate, bias, 2 * lo, W, b, loss, halt, z, g, state
+        *arrays, order, y, table, weight, step, lift, past, slow, decay, unit, rate,
+        bias, 2 * lo, W, b, loss, halt, z, g, state
     )  # fmt: skip
 
 
@@ -794,7 +791,6 @@ def train(X, y, table, columns, settings, task=_SILENT):
     n_repetitions = table.shape[1]
     rate = settings.rate
     rate = np.ones(n_repetitions, np.float32) if rate is None else rate.copy()
-    factor = np.where(rate != 0, rate, np.float32(1))
     lift = None if s.unit is None else 4 * s.gain / s.unit
     best = np.full(n_repetitions, np.inf)
     since_best = np.zeros(n_repetitions, np.int64)
@@ -809,7 +805,7 @@ def train(X, y, table, columns, settings, task=_SILENT):
         slowing = s.past + epoch * s.slow, s.slow
         trained = (rate, np.float32(s.bias), lo, W, b, loss, columns.halt)
         if lift is not None:
-            options = lift, *slowing, decay, s.unit, factor
+            options = lift, *slowing, decay, s.unit
             _sgd_epoch_int16(X, *common, *options, *trained, state)
         elif sp.issparse(X):
             _sgd_epoch_csr(X, *common, s.gain, *slowing, decay, penalty, *trained)

@@ -1682,6 +1682,26 @@ def test_another_kind_of_learner_does_not_go_on(blobs, before, after, message):
     assert_array_equal(model.decision_function(X), fresh)
 
 
+def test_steps_stay_short_where_rows_may_come_again(blobs, monkeypatch):
+    # Held out of rows that come again are rows that were trained on: a trial on them
+    # would find the longest steps the best.
+    X, y = blobs(1_200, 6, 5)
+
+    def fitted(factor, size):
+        def trial(X, *_):
+            return factor if X.shape[0] >= 1_000 else None
+
+        monkeypatch.setattr("sklearn_mach._softmax.probe_step", trial)
+        model = MACHClassifier(n_repetitions=2, n_buckets=3, random_state=0)
+        for _ in range(1_200 // size):
+            model.partial_fit(X[:size], y[:size], classes=range(5))
+        return model.coef_
+
+    assert_array_equal(fitted(32.0, 400), fitted(4.0, 400))
+    assert (fitted(32.0, 1_200) != fitted(4.0, 1_200)).any()  # one block has no repeats
+    assert (fitted(1.0, 400) != fitted(4.0, 400)).any()  # and short steps are kept
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_partial_fit_learns_from_blocks(blobs, sparse):
     X, y = blobs(1000, 12, 20, noise=0.5, sparse=sparse)

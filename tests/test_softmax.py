@@ -659,7 +659,7 @@ def test_a_pass_ends_where_another_thread_halts_it(storage):
         options = gain, *slowing, decay, 0.0
         _softmax._sgd_epoch_csr(sp.csr_matrix(X), *common, *options, *trained)
     elif storage == "16 bits":
-        options = gain, *slowing, decay, gain, rate
+        options = gain, *slowing, decay, gain
         _softmax._sgd_epoch_int16(sp.csr_matrix(X), *common, *options, *trained, 0)
     else:
         options = gain, *slowing, decay, 0.0
@@ -851,15 +851,17 @@ def test_losses_of_16_bits_are_those_of_float32(sixteen_bits):
     options = MACHClassifier(max_iter=3).get_params(deep=False)
     settings, _ = _softmax.make_settings(X, y, None, options, 0, n_columns=1)
     assert settings.unit is not None
-    factors = np.float32(2.0) ** np.arange(-2, 3)  # with 8, rounding errors grow
-    settings = settings._replace(rate=factors, tol=None)
-    table = np.repeat(np.arange(6, dtype=np.uint8)[:, None], 5, axis=1)
+    factors = 2.0 ** np.arange(-2, 3)  # with 8, rounding errors grow
+    settings = settings._replace(tol=None)
+    table = np.arange(6, dtype=np.uint8)[:, None]
     losses = []
     for unit in (settings.unit, None):
-        W, b = np.zeros((30, 30), np.float32), np.zeros(30, np.float32)
-        columns = _softmax.Columns(W, b, 0, 30, True)
-        now = settings._replace(unit=unit)
-        losses.append(_softmax.train(X, y, table, columns, now)[2])
+        losses.append([])
+        for factor in factors:
+            W, b = np.zeros((30, 6), np.float32), np.zeros(6, np.float32)
+            columns = _softmax.Columns(W, b, 0, 6, True)
+            now = settings._replace(unit=unit).scaled(factor)
+            losses[-1] += _softmax.train(X, y, table, columns, now)[2].tolist()
     # Steps are rounded by at most 1/256 of the longest, at random: losses hardly move.
     assert_allclose(losses[0], losses[1], rtol=0.005)
     assert np.ptp(losses[1]) > 0.2  # and the factors matter
