@@ -49,7 +49,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from . import _hashing, _softmax, theory
+from . import _dense, _hashing, _softmax, theory
 from ._backends import (
     backend,
     choose_device,
@@ -982,9 +982,9 @@ class MACHClassifier(
         width, n_buckets = plan.n_repetitions * plan.n_buckets, plan.n_buckets
         is_block = method == "partial_fit"
         continued = is_block and plan.n_old > 0
-        n_iter, seen, factor, waiting = 0, None, None, []
+        n_iter, before, factor, waiting = 0, None, None, []
         if continued:
-            n_iter, seen = self.n_iter_, self._seen
+            n_iter, before = self.n_iter_, self._seen
             factor, waiting = self._factor, self._waiting
         # the rows set aside stay the same when repetitions are added
         order_seed = self._order_seed if plan.n_old else plan.order_seed
@@ -1003,33 +1003,38 @@ class MACHClassifier(
             n_held = _n_calibration(n_used, plan.table.shape[0], n_buckets)
 
         def settings_of(X, y, weight, seen=None):
-            n_columns = width if self.device_ == "cpu" else 0
+            n_columns = width if self.device_ == "cpu" or not sp.issparse(X) else 0
             return _softmax.make_settings(
                 X, y, weight, options, seed, seen, n_held, n_columns, is_block
             )
 
-        settings, seen = settings_of(X, y, weight, seen)
-        if self.learning_rate == "auto":
-            if factor is None:
-                rows, trial = (X, y), settings
-                if is_block:
-                    ones = np.ones(n_samples)
-                    waiting = [*waiting, (X, y, ones if weight is None else weight)]
-                if len(waiting) > 1:  # rows of earlier blocks, too few for a trial
-                    *rows, weights = _stack(waiting)
-                    trial = settings_of(*rows, weights)[0]
-                column = plan.table[:, 0]
-                with one_blas_thread():  # whose sums depend on its threads
-                    factor = _softmax.probe_step(
-                        *rows, column, n_buckets, trial, width, self.n_jobs
+        n_epochs = None
+        with one_blas_thread():  # whose sums depend on its threads
+            settings, seen = settings_of(X, y, weight, before)
+            if self.learning_rate == "auto":
+                if factor is None:
+                    rows, trial = (X, y), settings
+                    if is_block:
+                        ones = np.ones(n_samples)
+                        waiting = [*waiting, (X, y, ones if weight is None else weight)]
+                    if len(waiting) > 1:  # rows of earlier blocks, too few for a trial
+                        *rows, weights = _stack(waiting)
+                        trial, stacked = settings_of(*rows, weights)
+                        if stacked.metric is not None:
+                            before = before._replace(metric=stacked.metric)
+                            settings, seen = settings_of(X, y, weight, before)
+                    factor, n_epochs = _softmax.probe(
+                        *rows, plan.table[:, 0], n_buckets, trial, width, self.n_jobs
                     )
-                if factor is not None:
-                    if len(waiting) > 1:  # rows may come again, known by heart
-                        factor = min(factor, _softmax.DEFAULT_FACTOR)
-                    waiting = []
-                elif is_block:  # a copy: the caller may fill its arrays anew
-                    waiting[-1] = deepcopy(waiting[-1])
-            settings = settings.scaled(factor or _softmax.DEFAULT_FACTOR)
+                    if factor is not None:
+                        if len(waiting) > 1:  # rows may come again, known by heart
+                            factor = min(factor, _softmax.DEFAULT_FACTOR)
+                        waiting = []
+                    elif is_block:  # a copy: the caller may fill its arrays anew
+                        waiting[-1] = deepcopy(waiting[-1])
+                settings = settings.scaled(factor or _softmax.DEFAULT_FACTOR)
+                if n_epochs is not None and self.max_iter == "auto" and not is_block:
+                    settings = settings.with_epochs(n_epochs)
 
         first = 0 if continued else plan.n_old
         if continued:
@@ -1045,6 +1050,12 @@ class MACHClassifier(
             if plan.n_old:
                 W[:, : plan.n_old * n_buckets] = self._weights
                 b[: plan.n_old * n_buckets] = self._intercepts
+            if not is_block and settings.metric is not None:
+                n_threads = effective_n_jobs(self.n_jobs)
+                with one_blas_thread():
+                    _dense.start_from_means(
+                        X, y, plan.table, W, b, first, settings, n_threads
+                    )
         # as `train_all` finds them; in a worker's thread joblib counts other threads
         blocks = _softmax.split_repetitions(
             X, first, plan.n_repetitions, n_buckets, self.n_jobs
@@ -1067,7 +1078,7 @@ class MACHClassifier(
                 W,
                 b,
                 first,
-                not continued,
+                not continued and settings.metric is None,
                 settings,
                 self.n_jobs,
                 block_task,

@@ -33,6 +33,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
 
+from . import _dense
 from ._compat import njit, one_blas_thread, read_only
 from ._int16 import add_product, prefetch
 from ._progress import SilentTask, report_epoch
@@ -41,8 +42,10 @@ from ._progress import SilentTask, report_epoch
 # columns stand beside it; fusing multiplications with additions is harmless.
 _ELEMENTWISE = {"contract", "arcp", "nsz", "afn"}
 
-_TILE = 256  # features of W updated at a time on a dense X, and made floats
+_TILE = 256  # features of W that are made floats at a time
 _DENSE_COLUMNS = 512  # of W, trained together on a dense X
+_GRADIENT_ROWS = 32  # of a dense batch that a thread differentiates at a time
+_NOTHING = np.float32(1e-25)
 _MIN_VISITS = 200_000  # rows passed in all epochs of "auto" together, at least
 _SMALLEST = 1e-30  # squared length of a row, and its inverse the largest
 _N_PROBE = 30_000  # rows of the trial
@@ -62,6 +65,10 @@ _BLOCK_VISITS = 1024  # the same in blocks, where no steps fall to zero at the e
 _SLOW_ROWS = 20_000  # after which all steps have, with a penalty
 _HEAVIEST = 2.0  # weight of a visit, of rows that weigh 1 on average
 _LONGEST = 4.0  # times the median squared length, at most, is a typical one
+
+_PROBE_PRODUCTS = 5e8  # multiply-adds of an epoch's product in the dense trial
+_PROBE_EPOCHS = 3  # that are enough for most dense rows
+_WORTH_EPOCHS = 0.005  # share of the loss by which twice the epochs must lower it
 
 _SILENT = SilentTask()
 
@@ -129,8 +136,8 @@ def _add_logits(data, indices, start, stop, W, lo, z):
 def _softmax_gradient(z, scale, b, codes, step, rate, bias, weight, loss):
     """z (R B,), where the logits are scale * z + b, becomes the gradient.
 
-    That is step * rate * (softmax - onehot), and b falls by `bias` times as much;
-    loss (R,) grows by weight * -log P.
+    That is step * rate * (softmax - onehot), and b falls by `bias` times as much, if
+    that is not None; loss (R,) grows by weight * -log P.
     """
     n_buckets = z.shape[0] // rate.shape[0]
     for r in range(rate.shape[0]):
@@ -151,7 +158,8 @@ def _softmax_gradient(z, scale, b, codes, step, rate, bias, weight, loss):
         for q in range(n_buckets):
             g = zr[q] * factor
             zr[q] = g
-            br[q] -= bias * g
+            if bias is not None:
+                br[q] -= bias * g
 
 
 @njit(fastmath=_ELEMENTWISE)
@@ -333,47 +341,90 @@ def _to_float(W, lo, hi, unit):
 
 @njit
 def _batch_gradient(Z, rows, b, y, table, weight, step, factor, rate, loss):
-    """Z (n_batch, R B), logits less b, become the gradients of the rows; loss grows."""
-    one, no_bias = np.float32(1.0), np.float32(0.0)
+    """Z (n_batch, R B), logits less b, become the gradients of the rows; loss grows.
+
+    Gradients that are next to nothing become zero: BLAS is slow with numbers below the
+    smallest normal one, and the products of such gradients would be.
+    """
+    one = np.float32(1.0)
     for t in range(rows.shape[0]):
         i = rows[t]
         row_step = np.float32(step[i] * factor)
         row_weight = np.float64(weight[i])
+        z = Z[t]
         _softmax_gradient(
-            Z[t], one, b, table[y[i]], row_step, rate, no_bias, row_weight, loss
+            z, one, b, table[y[i]], row_step, rate, None, row_weight, loss
         )
+        for q in range(z.shape[0]):
+            if abs(z[q]) < _NOTHING:
+                z[q] = np.float32(0.0)
 
 
 def _sgd_epoch_dense(
-    X, batch_size, order, y, table, weight, step, gain, past, slow, decay, shrink, rate,
-    bias, lo, W, b, loss, halt
+    X, moved, metric, batch_size, order, y, table, weight, step, gain, past, slow,
+    decay, shrink, rate, bias, lo, W, b, loss, halt, n_threads=1
 ):  # fmt: skip
-    """As `_sgd_epoch_csr` for a dense X: a step a batch, the products by BLAS."""
+    """As `_sgd_epoch_csr` for a dense X: a step a batch, the products by BLAS.
+
+    With a `Metric` a row makes a step as ``(x - center) P``, which is its row in
+    `moved` where that is not None.  Threads share the columns of W in the products and
+    the rows of the batch in the gradients.
+    """
     W = W[:, lo : lo + b.size]
-    shrunk = np.repeat(rate != 0, b.size // rate.size).astype(np.float32)
-    update = np.empty((min(_TILE, W.shape[0]), b.size), np.float32)
-    for t in range(0, order.size, batch_size):
-        if halt[0]:
-            break
-        rows = order[t : t + batch_size]
-        Xb = X[rows].astype(np.float32, copy=False)
-        done = np.float32(t / order.size)
-        factor = decay[0] + (decay[1] - decay[0]) * done
-        slowing = np.sqrt(1 + past + slow * done)
-        slowed = gain / slowing[:-1]
-        Z = Xb @ W
-        _batch_gradient(Z, rows, b, y, table, weight, step, factor, rate, loss)
-        if not step.any():
-            continue
-        b -= bias / slowing[-1] * Z.sum(axis=0)
-        keep = 1 / (1 + np.float32(shrink * factor * rows.size) * shrunk)
-        for j in range(0, W.shape[0], _TILE):  # a tile of W stays in the L2 cache
-            tile = W[j : j + _TILE]
-            change = np.matmul(Xb[:, j : j + _TILE].T, Z, out=update[: len(tile)])
-            change *= slowed[j : j + _TILE, None]
-            tile -= change
-            if shrink > 0:
-                tile *= keep
+    width, n_features = b.size, W.shape[0]
+    columns = list(gen_batches(width, _dense.BLOCK))
+    shrunk = np.repeat(rate != 0, width // rate.size).astype(np.float32)
+    space = np.empty((min(batch_size, order.size), width), np.float32)
+    b_read, y, table, weight, step = read_only(b, y, table, weight, step)
+    has_steps = bool(step.any())
+    with _dense.team(n_threads) as members:
+        for t in range(0, order.size, batch_size):
+            if halt[0]:
+                break
+            rows = order[t : t + batch_size]
+            Xb = _dense.float_rows(X, rows)
+            Z = space[: rows.size]
+            done = np.float32(t / order.size)
+            factor = decay[0] + (decay[1] - decay[0]) * done
+
+            def score(block, Xb=Xb, Z=Z):
+                Z[:, block] = Xb @ W[:, block]
+
+            parts = list(gen_batches(rows.size, _GRADIENT_ROWS))
+            losses = np.zeros((len(parts), loss.size))
+
+            def differentiate(i, rows=rows, Z=Z, factor=factor, losses=losses, p=parts):
+                _batch_gradient(
+                    Z[p[i]], rows[p[i]], b_read, y, table, weight, step, factor, rate,
+                    losses[i]
+                )  # fmt: skip
+
+            members.run(score, columns)
+            members.run(differentiate, range(len(parts)))
+            loss += losses.sum(axis=0)
+            if not has_steps:
+                continue
+            slowing = np.sqrt(1 + past + slow * done)
+            share = np.full(rows.size, bias / slowing[-1], np.float32)
+            if metric is None:
+                A = Xb
+            else:
+                A = metric.apply(Xb) if moved is None else moved[rows]
+            A = A * (gain / slowing[:-1])
+            if metric is not None:
+                share -= A @ metric.center
+            keep = 1 / (1 + np.float32(shrink * factor * rows.size) * shrunk)
+
+            def change(block, A=A, Z=Z, share=share, keep=keep):
+                part = np.ascontiguousarray(Z[:, block])
+                b[block] -= share @ part
+                for features in gen_batches(n_features, _dense.TILE):
+                    tile = W[features, block]
+                    tile -= A[:, features].T @ part
+                    if shrink > 0:
+                        tile *= keep[block]
+
+            members.run(change, columns)
 
 
 class Settings(NamedTuple):
@@ -398,6 +449,9 @@ class Settings(NamedTuple):
     rate : float32 array of shape (R,), factors of the steps of the repetitions.
     unit : float32 array of shape (n_features,), of the weights while they are integers
         of 16 bits; None keeps them float32.
+    metric : `Metric` in which dense rows make their steps, or None.
+    moved : float32 array of shape (n_samples, n_features), the rows in the metric, or
+        None where they would take much memory.
     """
 
     step: np.ndarray
@@ -419,6 +473,8 @@ class Settings(NamedTuple):
     verbose: int
     rate: np.ndarray | None = None
     unit: np.ndarray | None = None
+    metric: _dense.Metric | None = None
+    moved: np.ndarray | None = None
 
     def scaled(self, factor):
         """The same with all steps multiplied by `factor`."""
@@ -426,6 +482,10 @@ class Settings(NamedTuple):
         if unit is not None:
             unit = unit * np.float32(factor)
         return self._replace(step=step, penalty=self.penalty * factor, unit=unit)
+
+    def with_epochs(self, n_epochs):
+        """The same with so many epochs."""
+        return self._replace(decay=_falling(n_epochs, 1, 0))
 
     def visited(self, rows):
         """The rows, each as often as it is visited in an epoch."""
@@ -445,6 +505,7 @@ class Seen(NamedTuple):
     weight : float, the sum of the weights.
     length : float, the weighted sum of the squared lengths.
     frequency, squares : float64 arrays of shape (n_features,), of `feature_sums`.
+    metric : of blocks of dense rows, from the first that has enough, or None.
     """
 
     scale: float
@@ -453,6 +514,7 @@ class Seen(NamedTuple):
     length: float
     frequency: np.ndarray
     squares: np.ndarray
+    metric: _dense.Metric | None = None
 
     @classmethod
     def nothing(cls, n_features):
@@ -489,7 +551,8 @@ def see(X, weight, lengths, seen):
         )
     n_rows, total = np.count_nonzero(weight), weight.sum(dtype=np.float64)
     sums = n_rows, total, limited, frequency, squares
-    return Seen(scale, *(old + new for old, new in zip(seen[1:], sums, strict=True)))
+    sums = (old + new for old, new in zip(seen[1:-1], sums, strict=True))
+    return Seen(scale, *sums, seen.metric)
 
 
 def make_settings(
@@ -541,20 +604,33 @@ def make_settings(
     share = float(np.average(weight, weights=visits))
     batch_size = options["batch_size"]
     if batch_size == "auto":
-        batch_size = int(np.clip(n_samples // 256, 1, 128))
+        batch_size = int(np.clip(n_samples // 64, 1, 256))
     common = options["learning_rate"]
     gain = np.ones(X.shape[1], np.float32)
     has_gains = common == "auto" and options["alpha"] == 0
+    metric = moved = None
+    if has_gains and not sp.issparse(X):
+        metric = seen.metric
+        if metric is None and (n_samples >= _N_PROBE_MIN or not is_block):
+            metric = _dense.find_metric(X, weight, n_columns, seed)
+            seen = seen._replace(metric=metric if is_block else None)
     if common == "auto":
-        common = 1 / mean_length
-        if has_gains:
+        if metric is not None:
+            lengths, moved = _dense.move(X, metric)
+            mean_length = float(np.average(lengths, weights=weight * (1 if visits is None else visits)))
+        elif has_gains:
             gain = feature_gains(seen.frequency, seen.squares, seen.weight)
             lengths = squared_lengths(X, gain)
+        common = 1 / mean_length
         step = (weight / np.maximum(lengths, mean_length)).astype(np.float32)
+        if metric is not None:
+            mean_length *= _dense.BIAS  # from here on that of the intercept
         if not sp.issparse(X):
             n_visits = 1 if visits is None else visits
             visited = np.repeat(np.arange(X.shape[0]), n_visits)
-            excess = coherence(X, visited, step, gain, mean_length, batch_size, seed)
+            excess = coherence(
+                X, visited, step, gain, mean_length, batch_size, seed, metric
+            )
             common, step = common / excess, step / np.float32(excess)
     else:
         with np.errstate(over="ignore"):  # refused when the weights overflow
@@ -569,7 +645,7 @@ def make_settings(
     if is_block and options["alpha"] > 0:  # the penalty's steps fall as the others
         now = 1 / np.sqrt(1 + before.n_rows / _SLOW_ROWS)
         decay = [(now, now)]
-    elif is_block or has_gains:
+    elif is_block or (has_gains and metric is None):
         visits_to_slow = _BLOCK_VISITS if is_block else _SLOW_VISITS
         past, now = (
             np.append(sums.frequency, sums.weight).astype(np.float32) / visits_to_slow
@@ -621,6 +697,8 @@ def make_settings(
         early_stopping=options["early_stopping"],
         verbose=options["verbose"],
         unit=unit,
+        metric=metric,
+        moved=moved,
     )
     return settings, seen
 
@@ -673,8 +751,11 @@ def train_all(X, y, table, W, b, first, zero, settings, n_jobs, task=SilentTask)
         for i in range(len(blocks))
     ]
     halt = np.zeros(1, np.bool_)
+    n_threads = max(effective_n_jobs(n_jobs) // len(blocks), 1)
     columns = [
-        Columns(W, b, r[0] * n_buckets, (r[-1] + 1) * n_buckets, zero, part, halt)
+        Columns(
+            W, b, r[0] * n_buckets, (r[-1] + 1) * n_buckets, zero, part, halt, n_threads
+        )
         for r, part in zip(blocks, parts, strict=True)
     ]
     with one_blas_thread():
@@ -719,11 +800,15 @@ class Columns:
 
     The task holds the lock `in_use` and ends soon after `halt` (1,), bool, is set.  In
     another process nobody sets it.
+
+    `n_threads` share the products of dense rows; in another process it is one.
     """
 
-    _OF_PROCESS = ("halt", "in_use")
+    _OF_PROCESS = ("halt", "in_use", "n_threads")
+    n_threads = 1
 
-    def __init__(self, W, b, lo, hi, zero, part=(0, 1), halt=None):
+    def __init__(self, W, b, lo, hi, zero, part=(0, 1), halt=None, n_threads=1):
+        self.n_threads = n_threads
         self.W, self.b, self.lo, self.hi, self.zero = W, b, lo, hi, zero
         self.part = part
         self.in_place = True
@@ -810,9 +895,12 @@ def train(X, y, table, columns, settings, task=_SILENT):
         elif sp.issparse(X):
             _sgd_epoch_csr(X, *common, s.gain, *slowing, decay, penalty, *trained)
         else:
+            dense = X, s.moved, s.metric, s.batch_size
             options = s.gain, *slowing, decay, penalty
             with np.errstate(all="ignore"):  # overflow is reported below
-                _sgd_epoch_dense(X, s.batch_size, *common, *options, *trained)
+                _sgd_epoch_dense(
+                    *dense, *common, *options, *trained, columns.n_threads
+                )
         columns.check_halt()
         return loss / max(s.weight[rows].sum(dtype=np.float64), np.finfo(float).tiny)
 
@@ -841,12 +929,20 @@ def train(X, y, table, columns, settings, task=_SILENT):
         if s.tol is not None:
             since_best = np.where(loss > best - s.tol, since_best + 1, 0)
             rate[since_best >= s.n_iter_no_change] = 0
+            rate[loss < s.tol] = 0  # which can fall by no more than that
             best = np.minimum(best, loss)
         if task.end_epoch() or not rate.any():
             break
     if lift is not None and not columns.in_place:
         _to_float(W, 0, b.size, s.unit)
     return columns.result(), n_iter, last_loss
+
+
+def probe(X, y, column, n_buckets, settings, n_columns, n_jobs=None):
+    """The factor of the steps and the number of epochs by a trial; None if unknown."""
+    if settings.metric is not None:
+        return probe_dense(X, y, column, n_buckets, settings, n_jobs)
+    return probe_step(X, y, column, n_buckets, settings, n_columns, n_jobs), None
 
 
 def probe_step(X, y, column, n_buckets, settings, n_columns, n_jobs=None):
@@ -937,6 +1033,78 @@ def probe_step(X, y, column, n_buckets, settings, n_columns, n_jobs=None):
         if below + above > 0:
             shift = (below - above) / (below + above) / 2
     return float(2.0 ** (best + shift))
+
+
+def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
+    """The factor of the steps and the number of epochs that suit dense rows.
+
+    A trial on the rows of some buckets of one repetition, so many that an epoch takes
+    half a billion multiply-adds a product: each with all its rows, since fewer rows a
+    bucket would need more epochs.  First factors are compared in three
+    epochs, then twice as many epochs as long as that lowers the loss, as in
+    `probe_step`, by half a percent.  Both are None with fewer than 1,000 rows.
+    """
+    n_rows = settings.train.size
+    if n_rows < _N_PROBE_MIN:
+        return None, None
+    n_most = len(settings.decay)
+    rng = np.random.default_rng([settings.seed, 1])
+    share = np.sqrt(_PROBE_PRODUCTS / (X.shape[1] * n_rows * n_buckets))
+    share = max(share, _N_PROBE_MIN / n_rows, min(_N_PROBE_BUCKETS / n_buckets, 1))
+    chosen = rng.permutation(n_buckets)[: int(np.ceil(share * n_buckets))]
+    number = np.full(n_buckets, -1, np.int32)
+    number[chosen] = np.arange(chosen.size)
+    rows = rng.permutation(settings.train[number[column[y[settings.train]]] >= 0])
+    rows = rows[: max(int(_PROBE_PRODUCTS / (X.shape[1] * chosen.size)), _N_PROBE_MIN)]
+    X, y = _dense.float_rows(X, rows), number[column[y[rows]]]
+    moved = None if settings.moved is None else settings.moved[rows]
+    if moved is None:
+        moved = settings.metric.apply(X)
+    held, train_rows = np.split(np.arange(rows.size, dtype=np.int32), [rows.size // 5])
+    trial = settings._replace(
+        step=settings.step[rows],
+        weight=settings.weight[rows],
+        visits=None if settings.visits is None else settings.visits[rows],
+        batch_size=int(np.clip(rows.size // 64, 1, settings.batch_size)),
+        train=train_rows,
+        held=held,
+        early_stopping=False,
+        penalty=0.0,
+        tol=None,
+        verbose=0,
+        moved=moved,
+    )
+    n_threads = effective_n_jobs(n_jobs)
+    table = np.arange(chosen.size, dtype=np.int32)[:, None]
+    start = np.zeros((X.shape[1], chosen.size), np.float32), np.zeros(chosen.size, np.float32)
+    _dense.start_from_means(X, y, table, *start, 0, trial, n_threads)
+    held_rows, own, weight = X[held], y[held], trial.row_weight(held)
+    losses = {}
+
+    def loss(power, n_epochs):
+        if (power, n_epochs) not in losses:
+            W, b = (array.copy() for array in start)
+            columns = Columns(W, b, 0, b.size, zero=False, n_threads=n_threads)
+            settings = trial.scaled(2.0**power)._replace(decay=_falling(n_epochs, 1, 0))
+            train(X, y, table, columns, settings)
+            log_proba = bucket_proba(held_rows, W, b, b.size, True)[:, 0]
+            losses[power, n_epochs] = _scaled_loss(log_proba, own, weight)
+        return losses[power, n_epochs]
+
+    n_epochs = min(_PROBE_EPOCHS, n_most)
+    best = min((1, 3), key=lambda power: loss(power, n_epochs))
+    while True:
+        near = [p for p in (best - 1, best, best + 1) if p in _PROBE_POWERS]
+        new = min(near, key=lambda power: loss(power, n_epochs))
+        if new == best:
+            break
+        best = new
+    while 2 * n_epochs <= n_most:
+        new = min((best - 1, best), key=lambda power: loss(power, 2 * n_epochs))
+        if loss(new, 2 * n_epochs) > (1 - _WORTH_EPOCHS) * loss(best, n_epochs):
+            break
+        best, n_epochs = new, 2 * n_epochs
+    return 2.0**best, n_epochs
 
 
 def probe_bytes(n_features, n_columns):
@@ -1040,22 +1208,28 @@ def _warn_about_scales(n_rows, squares):
         )
 
 
-def coherence(X, visited, step, gain, bias, batch_size, seed):
+def coherence(X, visited, step, gain, bias, batch_size, seed, metric=None):
     """How many times a batch of dense rows overshoots if each takes its own step.
 
     Batches are of the rows `visited`, in which those of large weight are repeated.
 
     The largest eigenvalue of the Gram matrix of a batch, intercept included, over
     that of a single row: 1 for orthogonal rows, `batch_size` for equal ones.  The
-    largest of five random batches; a step divided by it is safe for the sum.
+    largest of five random batches; a step divided by it is safe for the sum.  With a
+    `Metric` the products of rows are those in the metric.
     """
     rng = np.random.default_rng([seed, 2])
     largest = 1.0
     for _ in range(5):
         rows = rng.choice(visited, min(batch_size, visited.size), replace=False)
-        A = X[rows].astype(np.float64) * np.sqrt(step[rows, None] * gain)
-        B = np.sqrt(bias * step[rows])
-        gram = A @ A.T + np.outer(B, B)
+        A = X[rows].astype(np.float64)
+        if metric is None:
+            products = (A * gain) @ A.T
+        else:
+            A -= metric.center
+            products = metric.multiply(A) @ A.T
+        root = np.sqrt(step[rows].astype(np.float64))
+        gram = (products + bias) * np.outer(root, root)
         alone = gram.diagonal().max()
         if alone > 0:
             largest = max(largest, np.linalg.eigvalsh(gram)[-1] / alone)
