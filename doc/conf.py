@@ -70,6 +70,7 @@ GALLERY_ORDER = [
     "plot_decoders.py",
     "plot_text_search.py",
     "plot_one_vs_rest.py",
+    "plot_embeddings.py",
     "plot_any_estimator.py",
     "plot_partial_fit.py",
     "plot_inspect.py",

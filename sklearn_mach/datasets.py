@@ -1,10 +1,10 @@
 """Problems with many classes, made on the spot and without a download.
 
 :func:`load_python_tokens` turns the modules of the running Python's standard
-library into a next-token problem. :func:`make_many_classes` draws a sparse,
-long-tailed problem of any size. Both make ``X`` as CSR of shape
+library into a next-token problem. :func:`make_many_classes` draws a long-tailed
+problem of any size, sparse or dense. Sparse ``X`` is CSR of shape
 (n_samples, n_features): float32 values, int32 indices (int64 with 2**31 non-zeros
-or more), sorted, no duplicates.
+or more), sorted, no duplicates. Dense ``X`` is a C-ordered array of float32.
 """
 
 import os
@@ -364,50 +364,81 @@ def make_many_classes(
     feature_exponent=1.0,
     class_exponent=1.0,
     signal=0.3,
+    dense=False,
+    noise=1.5,
+    return_centers=False,
     random_state=None,
 ):
-    """Make a sparse problem with popular and rare columns and a long tail of classes.
+    """Make a sparse or dense problem with a long tail of classes.
 
-    The columns, most popular first, are cut into ``n_nonzeros`` runs of equal
-    popularity. A row has one non-zero in each run. Column j of a run is drawn with
-    probability proportional to ``(j + 1) ** -feature_exponent``, or, with
-    probability ``signal``, it is the column that marks the class in that run. Class
-    k has a share of the rows proportional to ``(k + 1) ** -class_exponent``.
+    Class k has a share of the rows proportional to ``(k + 1) ** -class_exponent``.
+
+    The sparse kind has popular and rare columns, as texts have. The columns, most
+    popular first, are cut into ``n_nonzeros`` runs of equal popularity. A row has
+    one non-zero in each run. Column j of a run is drawn with probability
+    proportional to ``(j + 1) ** -feature_exponent``, or, with probability
+    ``signal``, it is the column that marks the class in that run.
+
+    The dense kind stands in for embeddings. Each class has a centre, a random
+    direction of unit length. A row is the centre of its class plus
+    ``noise / sqrt(n_features)`` times a standard normal vector, scaled to unit
+    length. The best accuracy that a classifier can reach is known: see Notes.
 
     Parameters
     ----------
     n_samples : int, default=10_000
         Number of rows.
     n_features : int, default=5_000
-        Number of columns, at least ``n_nonzeros``.
+        Number of columns. The sparse kind needs at least ``n_nonzeros``.
     n_classes : int, default=1_000
         Number of classes. Each has a row if ``n_samples >= n_classes``.
     n_nonzeros : int, default=50
-        Number of non-zeros in each row.
+        Number of non-zeros in each row. Only the sparse kind uses it.
     feature_exponent, class_exponent : float, default=1.0
         Exponents of the power laws, 0 or more. 0 is the uniform distribution.
+        Only the sparse kind uses ``feature_exponent``.
     signal : float, default=0.3
         Probability that a non-zero is the mark of its class, 0 to 1. With 0
-        nothing can be learned but the class sizes.
+        nothing can be learned but the class sizes. Only the sparse kind uses it.
+    dense : bool, default=False
+        If True, make the dense kind.
+    noise : float, default=1.5
+        About the length of the noise, where a centre has length one, 0 or more.
+        The cosine of a row and its centre is about ``1 / sqrt(1 + noise**2)``.
+        Only the dense kind uses it.
+    return_centers : bool, default=False
+        If True, return the centres too. Only with ``dense=True``.
     random_state : int, RandomState instance or None, default=None
         Draws everything.
 
     Returns
     -------
-    X : sparse matrix of shape (n_samples, n_features), float32
-        CSR with rows of unit length: all values are ``n_nonzeros ** -0.5``. It is
-        a sparse array if scikit-learn is so configured (``sparse_interface``).
-        The indices are int32, or int64 with 2**31 non-zeros or columns or more.
+    X : sparse matrix or ndarray of shape (n_samples, n_features), float32
+        Rows of unit length. The sparse kind is CSR, and all values are
+        ``n_nonzeros ** -0.5``. It is a sparse array if scikit-learn is so
+        configured (``sparse_interface``). The indices are int32, or int64 with
+        2**31 non-zeros or columns or more. The dense kind is a C-ordered array.
     y : ndarray of shape (n_samples,), int64
         Classes 0 to ``n_classes - 1``, the most frequent first.
+    centers : ndarray of shape (n_classes, n_features), float32
+        Centre of each class, of unit length. Only if ``return_centers`` is True.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter has a wrong type or is out of range.
+        If a parameter has a wrong type or is out of range, or if
+        ``return_centers`` is True and ``dense`` is False.
 
     Notes
     -----
+    Dense classes of equal size are told apart best by the nearest centre, the class
+    of largest ``X @ centers.T``. No classifier has a higher expected accuracy. With
+    classes of unequal size, Bayes' rule weighs the centres by the class sizes. It
+    takes the class of largest
+    ``n_features * sqrt(1 + noise**2) / noise**2 * X @ centers.T + log(share)``,
+    where share is the share of the rows that the class has. This is exact in the
+    limit of many columns, and close to the best with few.
+
     The Open Directory Project set of [1]_ has ``n_samples=1_084_404``,
     ``n_features=422_713`` and ``n_classes=105_033`` in its training part.
 
@@ -424,14 +455,42 @@ def make_many_classes(
     >>> X, y = make_many_classes(2_000, 3_000, 500, random_state=0)
     >>> X.shape, X.nnz, np.unique(y).size
     ((2000, 3000), 100000, 500)
+
+    Dense rows, and the accuracy that no classifier can be expected to exceed:
+
+    >>> X, y, centers = make_many_classes(
+    ...     2_000,
+    ...     64,
+    ...     100,
+    ...     class_exponent=0,
+    ...     dense=True,
+    ...     noise=3,
+    ...     return_centers=True,
+    ...     random_state=0,
+    ... )
+    >>> X.shape, X.dtype, centers.shape
+    ((2000, 64), dtype('float32'), (100, 64))
+    >>> best = (X @ centers.T).argmax(axis=1)
+    >>> print(f"{np.mean(best == y):.2f}")
+    0.56
     """
     _check_number(n_samples, "n_samples", Integral, min_val=1)
     _check_number(n_classes, "n_classes", Integral, min_val=1)
     _check_number(n_nonzeros, "n_nonzeros", Integral, min_val=1)
-    _check_number(n_features, "n_features", Integral, min_val=n_nonzeros)
+    for value, name in ((dense, "dense"), (return_centers, "return_centers")):
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, not {value!r}.")
+    fewest = 1 if dense else n_nonzeros
+    _check_number(n_features, "n_features", Integral, min_val=fewest)
     _check_number(feature_exponent, "feature_exponent", Real, min_val=0)
     _check_number(class_exponent, "class_exponent", Real, min_val=0)
     _check_number(signal, "signal", Real, min_val=0, max_val=1)
+    _check_number(noise, "noise", Real, min_val=0)
+    if return_centers and not dense:
+        raise ValueError(
+            "return_centers=True needs dense=True: the classes of the sparse kind have "
+            "no centres."
+        )
     random_state = check_random_state(random_state)
 
     if n_samples >= n_classes:
@@ -442,6 +501,11 @@ def make_many_classes(
         draws = random_state.random_sample(n_samples)
         y = _power_law(draws, 0, n_classes, class_exponent)
     random_state.shuffle(y)
+
+    if dense:
+        shape = int(n_classes), int(n_features)
+        X, centers = _gaussian_clusters(y, *shape, float(noise), random_state)
+        return (X, y, centers) if return_centers else (X, y)
 
     # Ends of the runs: strictly increasing, the last one n_features.
     quantiles = np.arange(1, n_nonzeros) / n_nonzeros
@@ -464,6 +528,29 @@ def make_many_classes(
         np.copyto(block, marks[y[first : first + 50_000]], where=marked)
     values = np.full(indices.size, n_nonzeros**-0.5, dtype=np.float32)
     return _csr(values, indices.ravel(), indptr, n_features), y
+
+
+def _gaussian_clusters(y, n_classes, n_features, noise, random_state):
+    """Rows of unit length about the centres of their classes, and the centres.
+
+    X (n_samples, n_features) and centers (n_classes, n_features) are float32.
+    """
+    X = np.empty((y.size, n_features), dtype=np.float32)
+    centers = np.empty((n_classes, n_features), dtype=np.float32)
+    # Centre and noise are both divided by 1 + noise, which leaves the direction of
+    # the row as it is, so that no noise is too large for a float.
+    pull, push = 1 / (1 + noise), noise / (1 + noise) / np.sqrt(n_features)
+    for out, classes in ((centers, None), (X, y)):
+        n_block = max(1, 1_000_000 // n_features)  # keeps the temporaries small
+        for first in range(0, len(out), n_block):
+            rows = slice(first, first + n_block)
+            block = random_state.standard_normal(out[rows].shape)
+            if classes is not None:
+                block *= push
+                block += pull * centers[classes[rows]]
+            block /= np.linalg.norm(block, axis=1, keepdims=True)
+            out[rows] = block
+    return X, centers
 
 
 def _power_law(draws, low, high, exponent):

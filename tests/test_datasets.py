@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import sklearn
+from scipy.stats import norm
 from sklearn.naive_bayes import MultinomialNB
 
 from sklearn_mach.datasets import _equal_rows, load_python_tokens, make_many_classes
@@ -460,6 +461,128 @@ def test_make_many_classes_at_the_edges(
     assert y.max() < n_classes
 
 
+def test_dense_rows_have_unit_length_and_the_centres_too():
+    X, y, centers = make_many_classes(
+        700, 30, 90, dense=True, return_centers=True, random_state=0
+    )
+    assert X.shape == (700, 30)
+    assert centers.shape == (90, 30)
+    assert X.dtype == centers.dtype == np.float32
+    assert X.flags.c_contiguous
+    assert y.dtype == np.int64
+    for rows in (X, centers):
+        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-6)
+
+
+def test_dense_kind_has_the_classes_of_the_sparse_kind():
+    for sizes in ((3_000, 60, 200), (100, 60, 200)):  # the last with fewer rows
+        _, y_sparse = make_many_classes(*sizes, class_exponent=1.3, random_state=5)
+        _, y = make_many_classes(*sizes, class_exponent=1.3, dense=True, random_state=5)
+        np.testing.assert_array_equal(y, y_sparse)
+
+
+@pytest.mark.parametrize("noise", [0.5, 1.5, 4])
+def test_dense_rows_are_as_far_from_their_centres_as_the_noise_says(noise):
+    X, y, centers = make_many_classes(
+        4_000, 400, 50, dense=True, noise=noise, return_centers=True, random_state=0
+    )
+    cosine = (X * centers[y]).sum(axis=1)
+    # The cosine of a row varies by less than 1 / sqrt(400), the mean of 4,000 less.
+    expected = 1 / np.sqrt(1 + noise**2)
+    np.testing.assert_allclose(cosine.mean(), expected, atol=0.005)
+    other = (X * centers[(y + 1) % 50]).sum(axis=1)
+    assert abs(other.mean()) < 0.05
+    # What is left of a row is noise, spread evenly over all columns.
+    rest = X - cosine[:, None] * centers[y]
+    spread = (rest**2).mean(axis=0) * 400
+    np.testing.assert_allclose(spread, 1 - expected**2, rtol=0.2)
+
+
+def test_dense_rows_without_noise_are_their_centres():
+    X, y, centers = make_many_classes(
+        200, 8, 30, dense=True, noise=0, return_centers=True, random_state=0
+    )
+    np.testing.assert_allclose(X, centers[y], rtol=1e-6)
+
+
+def test_dense_rows_with_the_largest_noise_have_unit_length():
+    noise = sys.float_info.max
+    X, _ = make_many_classes(50, 8, 5, dense=True, noise=noise, random_state=0)
+    np.testing.assert_allclose(np.linalg.norm(X, axis=1), 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("noise", [0.7, 1.5, 5])
+def test_best_accuracy_of_two_dense_classes(noise):
+    n_samples, n_features = 20_000, 6
+    X, y, centers = make_many_classes(
+        n_samples,
+        n_features,
+        2,
+        class_exponent=0,
+        dense=True,
+        noise=noise,
+        return_centers=True,
+        random_state=2,
+    )
+    score = np.mean((X @ centers.T).argmax(axis=1) == y)
+    # The plane midway between the centres passes through zero, so that scaling a row
+    # leaves it on its side. The noise reaches beyond the plane in one direction.
+    half = np.linalg.norm(centers[1] - centers[0]) / 2
+    best = norm.cdf(half * np.sqrt(n_features) / noise)
+    assert abs(score - best) < 4 * np.sqrt(best * (1 - best) / n_samples)
+
+
+def test_best_accuracy_of_many_dense_classes_falls_with_the_noise():
+    scores, plain = [], []
+    for noise in (0.1, 1, 2, 4, 100):
+        X, y, centers = make_many_classes(
+            5_000,
+            20,
+            100,
+            dense=True,
+            noise=noise,
+            return_centers=True,
+            random_state=0,
+        )
+        cosine = X @ centers.T
+        weight = 20 * np.sqrt(1 + noise**2) / noise**2
+        rule = weight * cosine + np.log(np.bincount(y) / y.size)
+        scores.append(np.mean(rule.argmax(axis=1) == y))
+        plain.append(np.mean(cosine.argmax(axis=1) == y))
+    assert scores[0] == 1
+    assert (np.diff(scores) < -0.01).all()
+    assert (np.array(scores[1:]) > np.array(plain[1:]) + 0.01).all()
+    # All that is left is the size of the largest class.
+    assert abs(scores[-1] - np.mean(y == 0)) < 0.02
+
+
+def test_dense_rows_follow_their_seed():
+    sizes = (1_200, 2_000, 40)  # several batches, the last one shorter
+    X, _, centers = make_many_classes(
+        *sizes, dense=True, return_centers=True, random_state=1
+    )
+    X_same, _ = make_many_classes(*sizes, dense=True, random_state=1)
+    np.testing.assert_array_equal(X, X_same)
+    X_other, _ = make_many_classes(*sizes, dense=True, random_state=2)
+    assert np.mean(X != X_other) > 0.99
+    # Each batch is drawn anew: no two rows are alike.
+    assert np.unique(X[:, :3], axis=0).shape[0] == 1_200
+    assert np.unique(centers[:, :3], axis=0).shape[0] == 40
+
+
+@pytest.mark.parametrize("n_features", [1, 2, np.int8(100)])
+@pytest.mark.parametrize(("n_samples", "n_classes"), [(1, 1), (5, 1), (7, 20)])
+def test_dense_kind_at_the_edges(n_samples, n_features, n_classes):
+    X, y, centers = make_many_classes(
+        n_samples, n_features, n_classes, dense=True, return_centers=True
+    )
+    assert X.shape == (n_samples, n_features)
+    assert centers.shape == (n_classes, n_features)
+    np.testing.assert_allclose(np.linalg.norm(X, axis=1), 1, rtol=1e-6)
+    assert y.min() >= 0
+    assert y.max() < n_classes
+
+
 @pytest.mark.parametrize(
     ("parameters", "error", "message"),
     [
@@ -477,6 +600,15 @@ def test_make_many_classes_at_the_edges(
         ({"class_exponent": np.nan}, ValueError, "class_exponent == nan, must be fin"),
         ({"feature_exponent": np.inf}, ValueError, "feature_exponent == inf, must be"),
         ({"n_samples": True}, TypeError, "n_samples must be a number, not True"),
+        ({"noise": -0.1}, ValueError, "noise == -0.1, must be >= 0"),
+        ({"noise": np.inf, "dense": True}, ValueError, "noise == inf, must be finite"),
+        ({"noise": "1", "dense": True}, TypeError, "noise must be an instance of"),
+        ({"noise": True, "dense": True}, TypeError, "noise must be a number, not True"),
+        ({"n_features": 0, "dense": True}, ValueError, "n_features == 0, must be >= 1"),
+        ({"dense": "no"}, TypeError, "dense must be True or False, not 'no'"),
+        ({"dense": 1}, TypeError, "dense must be True or False, not 1"),
+        ({"return_centers": None}, TypeError, "return_centers must be True or False"),
+        ({"return_centers": True}, ValueError, "return_centers=True needs dense=True"),
     ],
 )
 def test_bad_parameters_of_make_many_classes(parameters, error, message):
