@@ -766,6 +766,7 @@ class MACHClassifier(
         """Sizes, table and seeds of the repetitions to be trained."""
         n_features = X.shape[1]
         n_nonzeros = X.nnz if sp.issparse(X) else X.size
+        few = theory.FewFeatures(n_features, n_nonzeros, not sp.issparse(X))
         given = None
         n_repetitions, n_buckets = self.n_repetitions, self.n_buckets
         if not isinstance(self.hashing, str):
@@ -783,6 +784,7 @@ class MACHClassifier(
                 n_repetitions,
                 n_buckets,
                 n_nonzeros=n_nonzeros,
+                few=few if self.estimator is None else None,
                 max_columns=self._free_columns(n_features),
             )
             least = _hashing.min_repetitions(n_classes, max(n_buckets, 2))

@@ -34,6 +34,11 @@ __all__ = [
 
 _BUDGET = 1024  # buckets of all repetitions together, unless the bound asks for more
 _FEW_NONZEROS = 20_000_000  # twice the budget is cheap up to here
+_FEW_FEATURES = 2000  # below, and on dense rows, weights are cheap and buckets dear
+_SOFTMAX_BYTES = 1 << 30  # of the weights of so few features, at most
+_DENSE_PRODUCTS = 25_000_000_000_000  # multiply-adds of all rows by them, at most
+_SPARSE_PRODUCTS = 200_000_000_000
+_DENSE_REPETITIONS = 8  # where a bucket for each class costs more than that
 _WEIGHT_BYTES = 4  # float32
 _END = 2**63  # of the integers that an array holds
 
@@ -375,6 +380,8 @@ class Plan:
         Bytes and multiply-adds, beside those of one-vs-rest.
     delta : float
         The accepted probability that some pair of classes shares all buckets.
+    rule : str
+        What "auto" went by.
     """
 
     n_classes: int
@@ -384,6 +391,7 @@ class Plan:
     n_buckets: int
     cost: ModelCost
     delta: float
+    rule: str = ""
 
     @property
     def params(self):
@@ -465,7 +473,7 @@ class Plan:
             f"{name:{widths[0]}}  {mach:>{widths[1]}}  {other:>{widths[2]}}".rstrip()
             for name, mach, other in rows
         ]
-        return "\n".join([title, *lines])
+        return "\n".join([title, *lines, *filter(None, [self.rule])])
 
     def _repr_html_(self):
         title, rows = self._rows()
@@ -474,7 +482,9 @@ class Plan:
             f"<td>{escape(mach)}</td><td>{escape(other)}</td></tr>"
             for name, mach, other in rows
         ]
-        return f"<table><caption>{escape(title)}</caption>{''.join(lines)}</table>"
+        table = f"<caption>{escape(title)}</caption>{''.join(lines)}"
+        rule = f"<p>{escape(self.rule)}</p>" if self.rule else ""
+        return f"<table>{table}</table>{rule}"
 
 
 def plan(
@@ -504,8 +514,9 @@ def plan(
     n_repetitions, n_buckets : int or "auto", default="auto"
         R and B, where they are given.
     n_samples : int, default=None
-        The number of training rows.  With at most 20 million non-zeros in all, "auto"
-        takes twice the buckets.  None is more than that.
+        The number of training rows, on which "auto" depends: with at most 20 million
+        non-zeros in all it takes twice the buckets.  None is more than that, and for
+        dense rows or few features one row a class.
     n_nonzeros : float, default=None
         Non-zeros of a row, on average.  None is all features: dense rows.
     delta : float, default=1e-3
@@ -530,6 +541,14 @@ def plan(
     :func:`estimate_variance`.  MACHClassifier draws tables that leave no two classes
     alike.  Neither says how well the buckets are learnt, nor how accurate the model is;
     :class:`~sklearn_mach.MACHClassifierCV` measures that.
+
+    With dense rows, or fewer than 2,000 features, a weight is cheap and a linear
+    function cannot tell a random half of the classes from the other: "auto" takes one
+    repetition with a bucket for each class, which is softmax regression, as long as the
+    weights take at most 1.07 GB and the product of all rows and the weights at most
+    2.5e13 multiply-adds (2e11 with sparse rows).  Beyond that it takes 8 repetitions
+    of as many buckets as these limits allow.  The table ends with the limit that
+    counts.
 
     Examples
     --------
@@ -565,36 +584,100 @@ def plan(
     total = _FEW_NONZEROS + 1
     if n_samples is not None:
         total = round(_checked_number("n_samples", n_samples, 1) * nonzeros)
-    limits = {}
-    if max_bytes is not None:
-        if not isinstance(max_bytes, Real) or not 0 < max_bytes < np.inf:
-            raise ValueError(
-                f"max_bytes must be a positive number or None, got {max_bytes!r}."
-            )
-        column = model_bytes(d, 1, 1)
-        table = K * int(_bucket_bytes(1 if n_buckets == "auto" else n_buckets))
-        limits = {
-            "max_columns": Fraction(int(max_bytes), column),
-            "table_columns": Fraction(table, column),
-        }
-    R, B = choose_sizes(
-        K, n_repetitions, n_buckets, n_nonzeros=total, delta=delta, **limits
+    if max_bytes is not None and not (
+        isinstance(max_bytes, Real) and 0 < max_bytes < np.inf
+    ):
+        raise ValueError(
+            f"max_bytes must be a positive number or None, got {max_bytes!r}."
+        )
+    least = round(K * nonzeros)  # non-zeros of a row for each class
+    few = FewFeatures(
+        d, least if n_samples is None else total, n_nonzeros is None
     )
+
+    def choose(few, largest=None):
+        """R and B whose table has entries for `largest` buckets, if bytes matter."""
+        limits = {}
+        if largest is not None:
+            column = model_bytes(d, 1, 1)
+            table = K * int(_bucket_bytes(largest))
+            limits = {
+                "max_columns": Fraction(int(max_bytes), column),
+                "table_columns": Fraction(table, column),
+            }
+        sizes = choose_sizes(
+            K,
+            n_repetitions,
+            n_buckets,
+            n_nonzeros=total,
+            few=few,
+            delta=delta,
+            **limits,
+        )
+        cost = model_cost(K, d, *sizes, n_nonzeros=nonzeros)
+        return *sizes, cost, max_bytes is None or cost.mach.n_bytes <= max_bytes
+
+    is_auto = isinstance(n_buckets, str)
+    R, B, cost, fits = choose(few)
+    if not fits and is_auto and few.columns() is not None:
+        R, B, cost, fits = choose(few, largest=K)
+    if not fits:
+        R, B, cost, fits = choose(None, largest=1 if is_auto else n_buckets)
     least = min_repetitions(K, max(B, 2))
     if least > R:
         raise ValueError(
             f"n_repetitions={R} with n_buckets={B} cannot tell {K} classes apart. Use "
             f"n_repetitions={least} or more, or more buckets."
         )
-    cost = model_cost(K, d, R, B, n_nonzeros=nonzeros)
-    if max_bytes is not None and cost.mach.n_bytes > max_bytes:
+    if not fits:
         needed, least = cost.mach.n_bytes, _least_bytes(K, d)
         raise ValueError(
             f"n_repetitions={R} with n_buckets={B} takes {needed} bytes "
             f"({format_bytes(needed)}), more than max_bytes={max_bytes}. To tell {K} "
             f"classes apart takes at least {least} bytes ({format_bytes(least)})."
         )
-    return Plan(K, d, nonzeros, R, B, cost, delta)
+    is_auto = is_auto and isinstance(n_repetitions, str)
+    return Plan(K, d, nonzeros, R, B, cost, delta, few.rule(K, R) if is_auto else "")
+
+
+class FewFeatures(NamedTuple):
+    """Dense rows, or few features: what limits the columns R B of the weights.
+
+    n_nonzeros : of all rows together.
+    """
+
+    n_features: int
+    n_nonzeros: int
+    is_dense: bool
+
+    @property
+    def max_products(self):
+        return _DENSE_PRODUCTS if self.is_dense else _SPARSE_PRODUCTS
+
+    def columns(self):
+        """The columns within the limits; None if the features are many and sparse."""
+        if not self.is_dense and self.n_features >= _FEW_FEATURES:
+            return None
+        by_bytes = _SOFTMAX_BYTES // model_bytes(self.n_features, 1, 1)
+        return min(by_bytes, self.max_products // max(self.n_nonzeros, 1))
+
+    def rule(self, n_classes, n_repetitions):
+        """Why so many repetitions, as a sentence."""
+        columns = self.columns()
+        if columns is None or n_classes <= 1:
+            return ""
+        n_bytes = model_bytes(self.n_features, 1, n_classes)
+        text = (
+            f"A bucket for each class takes {format_bytes(n_bytes)} (limit "
+            f"{format_bytes(_SOFTMAX_BYTES)}) and "
+            f"{float(self.n_nonzeros) * n_classes:.2g} multiply-adds for all rows "
+            f"(limit {float(self.max_products):.2g})"
+        )
+        if n_repetitions == 1:
+            return f"{text}: one repetition is enough."
+        if columns >= n_classes:
+            return f"{text}, more than max_bytes."
+        return f"{text}, too much: {n_repetitions} repetitions share what there is."
 
 
 def choose_sizes(
@@ -603,6 +686,7 @@ def choose_sizes(
     n_buckets="auto",
     *,
     n_nonzeros=_FEW_NONZEROS + 1,
+    few=None,
     max_columns=None,
     table_columns=0,
     delta=1e-3,
@@ -611,8 +695,10 @@ def choose_sizes(
 
     One repetition with a bucket for each class where that costs at most a quarter of
     the usual budget; otherwise 64 buckets, and as many repetitions as fill the budget,
-    but never fewer than the bound of `mach_min_repetitions`.  A repetition's column of
-    the table counts as `table_columns` buckets.
+    but never fewer than the bound of `mach_min_repetitions`.  Where `few`, of the
+    built-in learner, has limits, they are the budget, shared by 8 repetitions if it is
+    less than a bucket for each class.  A repetition's column of the table counts as
+    `table_columns` buckets.
     """
     # NumPy integers of few bits would overflow in R B
     n_repetitions, n_buckets = (
@@ -620,9 +706,17 @@ def choose_sizes(
         for value in (n_repetitions, n_buckets)
     )
     budget = _BUDGET if n_nonzeros > _FEW_NONZEROS else 2 * _BUDGET
+    most_repetitions = budget // 64
+    most = _BUDGET // 4  # classes that have a bucket each
+    usual, columns = 64, None if few is None else few.columns()
+    if columns is not None:
+        if max_columns is not None:
+            columns = min(columns, int(max_columns - table_columns))
+        most, budget = max(columns, most), max(min(columns, n_classes), budget)
+        usual = max(budget // _DENSE_REPETITIONS, usual)
     given = n_buckets != "auto"
     if not given:
-        n_buckets = n_classes if n_classes <= _BUDGET // 4 else 64
+        n_buckets = n_classes if n_classes <= most else usual
         if n_repetitions != "auto":
             n_buckets = max(2, budget // n_repetitions)
             while min_repetitions(n_classes, n_buckets) > n_repetitions:
@@ -634,7 +728,7 @@ def choose_sizes(
         n_repetitions = 1
     else:
         bound = mach_min_repetitions(n_classes, n_buckets, delta)
-        n_repetitions = max(bound, min(budget // 64, -(-budget // n_buckets)))
+        n_repetitions = max(bound, min(most_repetitions, -(-budget // n_buckets)))
     columns = n_repetitions * (n_buckets + table_columns)
     if max_columns is None or columns <= max_columns:
         return n_repetitions, n_buckets

@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from sklearn_mach import MACHClassifier
+from sklearn_mach._backends import format_bytes
 from sklearn_mach.theory import (
     choose_sizes,
     estimate_variance,
@@ -368,9 +369,11 @@ def test_plan_is_what_the_classifier_takes(blobs, n_classes):
 
 
 @pytest.mark.parametrize("n_classes", [1, 2, 200, 1000, 70_000])
-@pytest.mark.parametrize("n_features", [1, 100, 10_000])
-def test_plan_keeps_to_the_bytes_there_are(n_classes, n_features):
-    free = plan(n_classes, n_features)
+@pytest.mark.parametrize(
+    "n_features, n_nonzeros", [(1, None), (100, None), (2_000, 50), (10_000, 50)]
+)
+def test_plan_keeps_to_the_bytes_there_are(n_classes, n_features, n_nonzeros):
+    free = plan(n_classes, n_features, n_nonzeros=n_nonzeros)
     # The fewest bytes of all sizes that tell the classes apart.
     least = min(
         model_cost(n_classes, n_features, R, B).mach.n_bytes
@@ -381,21 +384,52 @@ def test_plan_keeps_to_the_bytes_there_are(n_classes, n_features):
     for max_bytes in (free.n_bytes, free.n_bytes * 0.7, least, least * 1.5, 1e13):
         if max_bytes < least:
             continue
-        sizes = plan(n_classes, n_features, max_bytes)
+        sizes = plan(n_classes, n_features, max_bytes, n_nonzeros=n_nonzeros)
         R, B = sizes.n_repetitions, sizes.n_buckets
         assert sizes.n_bytes <= max_bytes
         assert B**R >= n_classes
         if free.n_bytes <= max_bytes:
             assert (R, B) == (free.n_repetitions, free.n_buckets)
-        else:  # no room for another repetition
+        elif n_nonzeros is not None:  # no room for another repetition
             assert model_cost(n_classes, n_features, R + 1, B).mach.n_bytes > max_bytes
     if free.n_bytes >= least:
         with pytest.raises(ValueError, match=f"takes at least {least} bytes"):
-            plan(n_classes, n_features, least - 1)
+            plan(n_classes, n_features, least - 1, n_nonzeros=n_nonzeros)
+
+
+@pytest.mark.parametrize(
+    "n_classes, n_features, rows, sizes",
+    [
+        # Weights of 4 (d + 1) K bytes up to 2**30, and n d K products up to 2.5e13.
+        (20_000, 384, {"n_samples": 95_000}, (1, 20_000)),
+        (21_841, 6_144, {"n_samples": 100_000}, (1, 21_841)),
+        (21_841, 6_144, {"n_samples": 1_000_000}, (8, 2.5e13 / 6_144e6 / 8)),
+        (60_000, 6_144, {"n_samples": 60_000}, (8, 2**30 / 4 / 6_145 / 8)),
+        (10_000, 1_999, {"n_samples": 10_000, "n_nonzeros": 20}, (1, 10_000)),
+        (10_000, 1_999, {"n_samples": 10**6, "n_nonzeros": 20}, (8, 2e11 / 2e7 / 8)),
+        # Without n_samples a row a class.
+        (100_000, 768, {}, (8, 2.5e13 / 768e5 / 8)),
+        (700, 500, {}, (1, 700)),
+    ],
+)
+def test_dense_rows_and_few_features_have_a_budget_of_bytes_and_products(
+    n_classes, n_features, rows, sizes
+):
+    found = plan(n_classes, n_features, **rows)
+    assert (found.n_repetitions, found.n_buckets) == (sizes[0], int(sizes[1]))
+    bytes_of_softmax = format_bytes(4 * (n_features + 1) * n_classes)
+    assert f"A bucket for each class takes {bytes_of_softmax}" in repr(found)
+    assert f"{found.rule}" in found._repr_html_()
+    n_given = plan(n_classes, n_features, n_buckets=64, **rows)
+    assert n_given.rule == ""
+
+
+def test_plan_of_many_sparse_features_has_no_rule_of_few():
+    assert plan(20_000, 2_000, n_nonzeros=50).rule == ""
 
 
 def test_plan_follows_delta():
-    sizes = plan(10**6, 100, delta=1e-60)
+    sizes = plan(10**6, 5_000, n_nonzeros=50, delta=1e-60)
     assert sizes.n_repetitions == mach_min_repetitions(10**6, 64, 1e-60) > 16
     assert sizes.min_repetitions == sizes.n_repetitions
     assert sizes.indistinguishable_probability <= 1e-60
