@@ -113,10 +113,10 @@ def float_rows(X, rows):
     return X[rows].astype(np.float32, copy=False)
 
 
-def find_metric(X, weight, n_columns, seed):
+def find_metric(X, weight, shrink, n_columns, seed):
     """The `Metric` of dense rows of such weights, or None if they are all equal.
 
-    It is the whole matrix where its products cost little beside those with
+    shrink (n,), at most 1: factors of the rows, less than 1 for very long ones.  It is the whole matrix where its products cost little beside those with
     `n_columns` of weights.  The eigenvalues of the covariance get the share d / (d + n)
     of their mean, n the rows that it is taken from: the smallest are the least certain.
     """
@@ -130,9 +130,9 @@ def find_metric(X, weight, n_columns, seed):
     share = (weight[rows] / weight[rows].sum(dtype=np.float64)).astype(np.float32)
     center = np.zeros(n_features)
     for part in gen_batches(rows.size, 4096):
-        center += share[part] @ float_rows(X, rows[part])
+        center += (share * shrink[rows])[part] @ float_rows(X, rows[part])
     center = center.astype(np.float32)
-    root = np.sqrt(share)[:, None]
+    root = (np.sqrt(share) * shrink[rows])[:, None]
     if is_whole:
         covariance = np.zeros((n_features, n_features))
         for part in gen_batches(rows.size, 4096):
@@ -176,32 +176,33 @@ def move(X, metric):
     return np.maximum(lengths, 0), moved
 
 
-def start_from_means(X, y, table, W, b, first, settings, n_threads):
+def start_from_means(X, y, table, W, b, first, settings, n_threads=1):
     """Set W (d, R B) and b (R B,), from repetition `first` on, to a linear classifier.
 
     That of the nearest mean in the metric, as in linear discriminant analysis: the
     score of a bucket with the mean m of its rows is ``t (x - c) P m - t/2 m P m``, c
     the center, plus the logarithm of its share.  Means are shrunk: some rows of mean
-    zero are added to each bucket.  How many, and the scale t, give some of the rows,
+    zero are added to each bucket, and very long rows count as in `find_metric`.  How
+    many, and the scale t, give some of the rows,
     each left out of its own mean, the least log loss.
     """
     metric = settings.metric
     n_buckets = b.size // table.shape[1]
     weight = np.zeros(X.shape[0], np.float32)
     weight[settings.train] = settings.row_weight(settings.train)
+    in_sums = weight * settings.shrink
     n_rows = int(np.clip(_LOOKED_AT // n_buckets, 100, 2000))
     order = np.random.default_rng([settings.seed, 4]).permutation(settings.train)
     rows = order[:n_rows]
     centered = float_rows(X, rows) - metric.center
     moved = metric.multiply(centered)
     lengths = np.einsum("ij,ij->i", centered, moved)
-    own_weight = weight[rows]
     with team(n_threads) as members:
         for r in range(first, table.shape[1]):
             lo, hi = r * n_buckets, (r + 1) * n_buckets
             codes = table[y, r]
             total = np.bincount(codes, weight, n_buckets)
-            _add_means(X, codes, weight, metric.center, W[:, lo:hi], members)
+            _add_means(X, codes, in_sums, metric.center, W[:, lo:hi], members)
             raw = np.empty((rows.size, n_buckets), np.float32)
             squares = np.empty(n_buckets, np.float32)
 
@@ -214,9 +215,9 @@ def start_from_means(X, y, table, W, b, first, settings, n_threads):
 
             blocks = list(gen_batches(n_buckets, BLOCK))
             members.run(move_sums, blocks)
-            own = codes[rows]
-            sums = _Sums(raw, squares, total, own, own_weight, lengths)
-            shrinkage, scale = _least_loss(sums)
+            sums = _Sums(raw, squares, total)
+            of_rows = codes[rows], weight[rows], in_sums[rows], lengths
+            shrinkage, scale = _least_loss(sums, *of_rows)
             divisor = (total + shrinkage).astype(np.float32)
             prior = np.log((total + _PRIOR_ROWS) / (total + _PRIOR_ROWS).sum())
 
@@ -255,29 +256,29 @@ def _add_rows(X, codes, weight, center, sums):
 
 
 class _Sums(NamedTuple):
-    """Scores by sums of rows in place of means, for rows to be left out of their own.
+    """Sums of the centred rows of the buckets.
 
-    raw : float32 (n, B), products of the rows and the sums of the buckets
-    squares : float32 (B,), of the sums
+    raw : float32 (n, B), products of some rows and the sums, in the metric
+    squares : float32 (B,), squared lengths of the sums
     total : float64 (B,), weights of the buckets
-    own : int (n,), buckets of the rows; weight, lengths : float32 (n,), of the rows
     """
 
     raw: np.ndarray
     squares: np.ndarray
     total: np.ndarray
-    own: np.ndarray
-    weight: np.ndarray
-    lengths: np.ndarray
 
 
-def _least_loss(sums):
-    """The shrinkage and the scale of least log loss, see `start_from_means`."""
-    raw, squares, total, own, weight, lengths = sums
+def _least_loss(sums, own, weight, in_sums, lengths):
+    """The shrinkage and the scale of least log loss, see `start_from_means`.
+
+    own (n,): buckets of the rows, each of which is left out of the sum of its own.
+    weight, in_sums (n,): of the rows in the loss and in the sums; lengths (n,), squared.
+    """
+    raw, squares, total = sums
     n = np.arange(own.size)
     own_raw = raw[n, own]
-    less_raw = own_raw - weight * lengths
-    less_squares = squares[own] - 2 * weight * own_raw + weight**2 * lengths
+    less_raw = own_raw - in_sums * lengths
+    less_squares = squares[own] - 2 * in_sums * own_raw + in_sums**2 * lengths
     less_total = np.maximum(total[own] - weight, 0)
     prior = np.log(total + _PRIOR_ROWS).astype(np.float32)
     own_prior = np.log(less_total + _PRIOR_ROWS)

@@ -67,7 +67,6 @@ _HEAVIEST = 2.0  # weight of a visit, of rows that weigh 1 on average
 _LONGEST = 4.0  # times the median squared length, at most, is a typical one
 
 _PROBE_PRODUCTS = 5e8  # multiply-adds of an epoch's product in the dense trial
-_PROBE_EPOCHS = 3  # that are enough for most dense rows
 _WORTH_EPOCHS = 0.005  # share of the loss by which twice the epochs must lower it
 
 _SILENT = SilentTask()
@@ -452,6 +451,8 @@ class Settings(NamedTuple):
     metric : `Metric` in which dense rows make their steps, or None.
     moved : float32 array of shape (n_samples, n_features), the rows in the metric, or
         None where they would take much memory.
+    shrink : float32 array of shape (n_samples,), factors of dense rows in sums: less
+        than 1 for very long ones.
     """
 
     step: np.ndarray
@@ -475,6 +476,7 @@ class Settings(NamedTuple):
     unit: np.ndarray | None = None
     metric: _dense.Metric | None = None
     moved: np.ndarray | None = None
+    shrink: np.ndarray | None = None
 
     def scaled(self, factor):
         """The same with all steps multiplied by `factor`."""
@@ -530,8 +532,7 @@ def see(X, weight, lengths, seen):
     """
     scale = float(seen.scale or weight[weight > 0].mean())
     weight = (weight / scale).astype(np.float32)
-    positive = lengths[(lengths > 0) & (weight > 0)]
-    limit = _LONGEST * np.median(positive) if positive.size else np.inf
+    limit = _limit(lengths, weight)
     total, limited = (
         weight @ values for values in (lengths, np.minimum(lengths, limit))
     )
@@ -553,6 +554,12 @@ def see(X, weight, lengths, seen):
     sums = n_rows, total, limited, frequency, squares
     sums = (old + new for old, new in zip(seen[1:-1], sums, strict=True))
     return Seen(scale, *sums, seen.metric)
+
+
+def _limit(lengths, weight):
+    """Squared length as which longer rows count."""
+    positive = lengths[(lengths > 0) & (weight > 0)]
+    return _LONGEST * np.median(positive) if positive.size else np.inf
 
 
 def make_settings(
@@ -600,6 +607,7 @@ def make_settings(
     if weight.max() > _HEAVIEST or weight.min() == 0:
         visits = np.ceil(weight / np.float32(_HEAVIEST)).astype(np.int64)
         weight = weight / np.maximum(visits, 1).astype(np.float32)
+    row_weight = weight if visits is None else weight * visits
     # of a visit in the sum of weights, by which the penalty counts
     share = float(np.average(weight, weights=visits))
     batch_size = options["batch_size"]
@@ -608,16 +616,19 @@ def make_settings(
     common = options["learning_rate"]
     gain = np.ones(X.shape[1], np.float32)
     has_gains = common == "auto" and options["alpha"] == 0
-    metric = moved = None
+    metric = moved = shrink = None
     if has_gains and not sp.issparse(X):
+        limit = _limit(lengths, weight)
+        shrink = np.sqrt(limit / np.maximum(lengths, limit)).astype(np.float32)
         metric = seen.metric
         if metric is None and (n_samples >= _N_PROBE_MIN or not is_block):
-            metric = _dense.find_metric(X, weight, n_columns, seed)
+            metric = _dense.find_metric(X, weight, shrink, n_columns, seed)
             seen = seen._replace(metric=metric if is_block else None)
     if common == "auto":
         if metric is not None:
             lengths, moved = _dense.move(X, metric)
-            mean_length = float(np.average(lengths, weights=weight * (1 if visits is None else visits)))
+            limited = np.minimum(lengths, _limit(lengths, weight))
+            mean_length = float(limited @ row_weight / row_weight.sum())
         elif has_gains:
             gain = feature_gains(seen.frequency, seen.squares, seen.weight)
             lengths = squared_lengths(X, gain)
@@ -699,6 +710,7 @@ def make_settings(
         unit=unit,
         metric=metric,
         moved=moved,
+        shrink=shrink,
     )
     return settings, seen
 
@@ -1040,9 +1052,9 @@ def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
 
     A trial on the rows of some buckets of one repetition, so many that an epoch takes
     half a billion multiply-adds a product: each with all its rows, since fewer rows a
-    bucket would need more epochs.  First factors are compared in three
-    epochs, then twice as many epochs as long as that lowers the loss, as in
-    `probe_step`, by half a percent.  Both are None with fewer than 1,000 rows.
+    bucket would need more epochs.  First factors are compared in one epoch, by the loss
+    as in `probe_step`, then twice as many epochs, with the same factor or half of it,
+    as long as that lowers the loss by half a percent.  Both are None with fewer than 1,000 rows.
     """
     n_rows = settings.train.size
     if n_rows < _N_PROBE_MIN:
@@ -1073,6 +1085,7 @@ def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
         tol=None,
         verbose=0,
         moved=moved,
+        shrink=settings.shrink[rows],
     )
     n_threads = effective_n_jobs(n_jobs)
     table = np.arange(chosen.size, dtype=np.int32)[:, None]
@@ -1091,10 +1104,9 @@ def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
             losses[power, n_epochs] = _scaled_loss(log_proba, own, weight)
         return losses[power, n_epochs]
 
-    n_epochs = min(_PROBE_EPOCHS, n_most)
-    best = min((1, 3), key=lambda power: loss(power, n_epochs))
+    best, n_epochs = 3, 1
     while True:
-        near = [p for p in (best - 1, best, best + 1) if p in _PROBE_POWERS]
+        near = [p for p in (best, best - 1, best + 1) if p in _PROBE_POWERS]
         new = min(near, key=lambda power: loss(power, n_epochs))
         if new == best:
             break

@@ -713,7 +713,9 @@ def choose_sizes(
         if max_columns is not None:
             columns = min(columns, int(max_columns - table_columns))
         most, budget = max(columns, most), max(min(columns, n_classes), budget)
-        usual = max(budget // _DENSE_REPETITIONS, usual)
+        if n_repetitions == "auto":
+            usual = max(budget // _DENSE_REPETITIONS, usual)
+            budget = _DENSE_REPETITIONS * usual
     given = n_buckets != "auto"
     if not given:
         n_buckets = n_classes if n_classes <= most else usual

@@ -220,7 +220,7 @@ def test_divergence_is_an_error_that_names_the_remedy(blobs, sparse, learning_ra
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("learning_rate", [1e20, 1e35, 3e37, 3e38])
+@pytest.mark.parametrize("learning_rate", [1e20, 1e35, 3e37, 1e38])
 @pytest.mark.parametrize("scale", [0.1, 1.5, 10])
 def test_weights_are_refused_where_they_overflow_and_else_finite(
     blobs, sparse, learning_rate, scale
@@ -1597,12 +1597,13 @@ def test_warm_start_that_adds_nothing_warns_and_keeps_the_model(blobs, base):
 
 def test_automatic_sizes_stay_when_a_model_grows(blobs, monkeypatch):
     X, y = blobs(600, 50, 300)
+    X.resize(600, 2_000)  # fewer columns would have a bucket for each class
     model = MACHClassifier(max_iter=1, warm_start=True, random_state=0)
     model.set_params(hashing="balanced").fit(X, y)
     sizes = model.n_repetitions_, model.n_buckets_
     best = model.predict_topk(X)
     # the model is in memory now: as few bytes as half of it needs are free
-    free = theory.model_bytes(50, *sizes) * 5 // 4
+    free = theory.model_bytes(2_000, *sizes) * 5 // 4
     monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: free)
     fresh = clone(model).fit(X, y)
     assert (fresh.n_repetitions_, fresh.n_buckets_) != sizes
