@@ -116,8 +116,9 @@ def float_rows(X, rows):
 def find_metric(X, weight, shrink, n_columns, seed):
     """The `Metric` of dense rows of such weights, or None if they are all equal.
 
-    shrink (n,), at most 1: factors of the rows, less than 1 for very long ones.  It is the whole matrix where its products cost little beside those with
-    `n_columns` of weights.  The eigenvalues of the covariance get the share d / (d + n)
+    shrink (n,): factors of the rows, less than 1 for very long ones.  P is the whole
+    matrix where its products cost little beside those with `n_columns` of weights.  The
+    eigenvalues of the covariance get the share d / (d + n)
     of their mean, n the rows that it is taken from: the smallest are the least certain.
     """
     n_features = X.shape[1]
@@ -156,9 +157,7 @@ def find_metric(X, weight, shrink, n_columns, seed):
         return Metric(center, matrix.astype(np.float32))
     rest = max(total - values.sum(), 0) / (n_features - values.size)
     factors = inverse * np.sqrt(rest + ridge) - 1
-    return Metric(
-        center, None, vectors.astype(np.float32), factors.astype(np.float32)
-    )
+    return Metric(center, None, vectors.astype(np.float32), factors.astype(np.float32))
 
 
 def move(X, metric):
@@ -272,7 +271,8 @@ def _least_loss(sums, own, weight, in_sums, lengths):
     """The shrinkage and the scale of least log loss, see `start_from_means`.
 
     own (n,): buckets of the rows, each of which is left out of the sum of its own.
-    weight, in_sums (n,): of the rows in the loss and in the sums; lengths (n,), squared.
+    weight, in_sums (n,): of the rows in the loss and in the sums.  lengths (n,): their
+    squared lengths.
     """
     raw, squares, total = sums
     n = np.arange(own.size)

@@ -37,6 +37,7 @@ from . import _dense
 from ._compat import njit, one_blas_thread, read_only
 from ._int16 import add_product, prefetch
 from ._progress import SilentTask, report_epoch
+from ._tiles import TILE_COLUMNS, TILE_ROWS, add_products
 
 # Sums over features keep their order, so that every number is the same whatever
 # columns stand beside it; fusing multiplications with additions is harmless.
@@ -46,6 +47,10 @@ _TILE = 256  # features of W that are made floats at a time
 _DENSE_COLUMNS = 512  # of W, trained together on a dense X
 _GRADIENT_ROWS = 32  # of a dense batch that a thread differentiates at a time
 _NOTHING = np.float32(1e-25)
+_BLOCK_ROWS = 240  # of a dense X, whose logits are made together; the tiles of
+_BLOCK_FEATURES = 128  # these features and
+_BLOCK_COLUMNS = 480  # columns stay in the L2 cache
+_FEW_ROWS = 3  # copying W to tiles takes longer than the logits of so few rows
 _MIN_VISITS = 200_000  # rows passed in all epochs of "auto" together, at least
 _SMALLEST = 1e-30  # squared length of a row, and its inverse the largest
 _N_PROBE = 30_000  # rows of the trial
@@ -910,9 +915,7 @@ def train(X, y, table, columns, settings, task=_SILENT):
             dense = X, s.moved, s.metric, s.batch_size
             options = s.gain, *slowing, decay, penalty
             with np.errstate(all="ignore"):  # overflow is reported below
-                _sgd_epoch_dense(
-                    *dense, *common, *options, *trained, columns.n_threads
-                )
+                _sgd_epoch_dense(*dense, *common, *options, *trained, columns.n_threads)
         columns.check_halt()
         return loss / max(s.weight[rows].sum(dtype=np.float64), np.finfo(float).tiny)
 
@@ -1052,9 +1055,10 @@ def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
 
     A trial on the rows of some buckets of one repetition, so many that an epoch takes
     half a billion multiply-adds a product: each with all its rows, since fewer rows a
-    bucket would need more epochs.  First factors are compared in one epoch, by the loss
-    as in `probe_step`, then twice as many epochs, with the same factor or half of it,
-    as long as that lowers the loss by half a percent.  Both are None with fewer than 1,000 rows.
+    bucket would need more epochs.  First factors are compared in one epoch, by the
+    loss as in `probe_step`, then twice as many epochs, with the same factor or half of
+    it, as long as that lowers the loss by half a percent.  Both are None with fewer than
+    1,000 rows.
     """
     n_rows = settings.train.size
     if n_rows < _N_PROBE_MIN:
@@ -1089,7 +1093,8 @@ def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
     )
     n_threads = effective_n_jobs(n_jobs)
     table = np.arange(chosen.size, dtype=np.int32)[:, None]
-    start = np.zeros((X.shape[1], chosen.size), np.float32), np.zeros(chosen.size, np.float32)
+    shapes = (X.shape[1], chosen.size), chosen.size
+    start = tuple(np.zeros(shape, np.float32) for shape in shapes)
     _dense.start_from_means(X, y, table, *start, 0, trial, n_threads)
     held_rows, own, weight = X[held], y[held], trial.row_weight(held)
     losses = {}
@@ -1260,26 +1265,61 @@ def _logits_csr(data, indices, indptr, W, b, out):
 
 
 @njit(fastmath=_ELEMENTWISE)
+def _logits_tiles(X, W, b, out):
+    """out (n, R B) = X W + b for a dense X.
+
+    Tiles A of X, B of W and C of out lie one after another.  Those at the edges are
+    whole too, and what is computed beyond the edges is dropped.
+    """
+    n_groups = (min(X.shape[0], _BLOCK_ROWS) + TILE_ROWS - 1) // TILE_ROWS
+    n_tiles = (min(b.shape[0], _BLOCK_COLUMNS) + TILE_COLUMNS - 1) // TILE_COLUMNS
+    A = np.zeros((n_groups, X.shape[1], TILE_ROWS), np.float32)
+    B = np.zeros((n_tiles, min(X.shape[1], _BLOCK_FEATURES), TILE_COLUMNS), np.float32)
+    C = np.zeros((n_tiles, n_groups, TILE_ROWS, TILE_COLUMNS), np.float32)
+    for i0 in range(0, X.shape[0], _BLOCK_ROWS):
+        n_rows = min(X.shape[0] - i0, _BLOCK_ROWS)
+        n_groups = (n_rows + TILE_ROWS - 1) // TILE_ROWS
+        for i in range(n_rows):
+            for j in range(X.shape[1]):
+                A[i // TILE_ROWS, j, i % TILE_ROWS] = X[i0 + i, j]
+        for q0 in range(0, b.shape[0], _BLOCK_COLUMNS):
+            n_columns = min(b.shape[0] - q0, _BLOCK_COLUMNS)
+            n_tiles = (n_columns + TILE_COLUMNS - 1) // TILE_COLUMNS
+            for i in range(n_rows):
+                for t in range(n_tiles):
+                    q = t * TILE_COLUMNS
+                    for c in range(min(n_columns - q, TILE_COLUMNS)):
+                        C[t, i // TILE_ROWS, i % TILE_ROWS, c] = b[q0 + q + c]
+            for j0 in range(0, X.shape[1], _BLOCK_FEATURES):
+                j1 = min(j0 + _BLOCK_FEATURES, X.shape[1])
+                for j in range(j0, j1):
+                    for t in range(n_tiles):
+                        q = t * TILE_COLUMNS
+                        for c in range(min(n_columns - q, TILE_COLUMNS)):
+                            B[t, j - j0, c] = W[j, q0 + q + c]
+                for t in range(n_tiles):
+                    for g in range(n_groups):
+                        add_products(A[g, j0:j1], B[t], C[t, g])
+            for i in range(n_rows):
+                for t in range(n_tiles):
+                    q = t * TILE_COLUMNS
+                    for c in range(min(n_columns - q, TILE_COLUMNS)):
+                        out[i0 + i, q0 + q + c] = C[t, i // TILE_ROWS, i % TILE_ROWS, c]
+
+
 def _logits_dense(X, W, b, out):
     """out (n, R B) = X W + b for a dense X.
 
-    Not BLAS, whose sums depend on the rows that stand beside a row.  Tiles of 16 rows
-    and 512 columns stay in the L1 cache while the features pass.
+    Not BLAS, whose sums depend on the rows that stand beside a row.  Both kernels add
+    the features to b one by one, in their order.
     """
-    for i0 in range(0, X.shape[0], 16):
-        i1 = min(i0 + 16, X.shape[0])
-        for q0 in range(0, b.shape[0], 512):
-            q1 = min(q0 + 512, b.shape[0])
-            for i in range(i0, i1):
-                for q in range(q0, q1):
-                    out[i, q] = b[q]
-            for j in range(X.shape[1]):
-                w = W[j, q0:q1]
-                for i in range(i0, i1):
-                    v = np.float32(X[i, j])
-                    z = out[i, q0:q1]
-                    for q in range(q1 - q0):
-                        z[q] += v * w[q]
+    n, d = X.shape
+    if n > _FEW_ROWS:
+        _logits_tiles(X, W, b, out)
+        return
+    indices = np.tile(np.arange(d, dtype=np.int32), n)  # as if no value were zero
+    indptr = np.arange(n + 1, dtype=np.int32) * np.int32(d)
+    _logits_csr(*read_only(X.ravel(), indices, indptr, W, b), out)
 
 
 # Two kernels, of which a fit compiles the latter only. Sharing the sum of exponentials

@@ -591,9 +591,7 @@ def plan(
             f"max_bytes must be a positive number or None, got {max_bytes!r}."
         )
     least = round(K * nonzeros)  # non-zeros of a row for each class
-    few = FewFeatures(
-        d, least if n_samples is None else total, n_nonzeros is None
-    )
+    few = FewFeatures(d, least if n_samples is None else total, n_nonzeros is None)
 
     def choose(few, largest=None):
         """R and B whose table has entries for `largest` buckets, if bytes matter."""

@@ -1,0 +1,82 @@
+"""The innermost loop of a product of float32 matrices, in LLVM's vector types.
+
+The sums of a tile of the product stay in registers while the features pass.  The best
+loop in Numba alone, 2 rows and 8 features a pass over the columns, takes twice as long:
+it loads and stores its sums, and LLVM makes vectors of 8 numbers where 16 fit.
+
+A sum starts from what is there and adds the features in their order, each by one fused
+operation where the processor has it.  Its bits do not depend on its place in a tile.
+"""
+
+from llvmlite import ir
+from numba import config, types
+from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
+from numba.extending import intrinsic
+
+# 32 registers of 16 numbers, or 16 of 8, hold the sums, the columns of one feature and
+# the value of one row.
+_LARGE = "+avx512f" in get_host_cpu_features()
+TILE_ROWS, _VECTORS, _LANES = (8, 3, 16) if _LARGE else (4, 3, 8)
+TILE_COLUMNS = _VECTORS * _LANES
+
+if config.DISABLE_JIT:
+
+    def add_products(A, B, C):
+        """C += A.T @ B for A (k, TILE_ROWS), B (>= k, TILE_COLUMNS), contiguous."""
+        for a, b in zip(A, B, strict=False):
+            C += a[:, None] * b
+
+else:
+
+    @intrinsic
+    def add_products(typing, A, B, C):
+        """C += A.T @ B for A (k, TILE_ROWS), B (>= k, TILE_COLUMNS), contiguous."""
+        vector = ir.VectorType(ir.FloatType(), _LANES)
+        name = f"llvm.fmuladd.v{_LANES}f32"
+        places = [(r, v) for r in range(TILE_ROWS) for v in range(_VECTORS)]
+
+        def generate(context, builder, signature, args):
+            a, b, c = (
+                context.make_array(kind)(context, builder, value)
+                for kind, value in zip(signature.args, args, strict=True)
+            )
+            n_features, _ = cgutils.unpack_tuple(builder, a.shape, 2)
+            index, zero = n_features.type, ir.IntType(32)(0)
+            none = ir.Constant(vector, ir.Undefined)
+            first = ir.Constant(ir.VectorType(ir.IntType(32), _LANES), [0] * _LANES)
+            multiply_add = cgutils.get_or_insert_function(
+                builder.module, ir.FunctionType(vector, [vector] * 3), name
+            )
+
+            def pointer(array, row, v):
+                start = builder.mul(row, index(TILE_COLUMNS))
+                place = builder.add(start, index(v * _LANES))
+                return builder.bitcast(
+                    builder.gep(array.data, [place]), vector.as_pointer()
+                )
+
+            sums = {place: cgutils.alloca_once(builder, vector) for place in places}
+            for r, v in places:
+                old = builder.load(pointer(c, index(r), v), align=4)
+                builder.store(old, sums[r, v])
+            with cgutils.for_range(builder, n_features) as loop:
+                start = builder.mul(loop.index, index(TILE_ROWS))
+                row = [
+                    builder.load(pointer(b, loop.index, v), align=4)
+                    for v in range(_VECTORS)
+                ]
+                for r in range(TILE_ROWS):
+                    place = builder.gep(a.data, [builder.add(start, index(r))])
+                    factor = builder.insert_element(none, builder.load(place), zero)
+                    factor = builder.shuffle_vector(factor, none, first)
+                    for v in range(_VECTORS):
+                        old = builder.load(sums[r, v])
+                        new = builder.call(multiply_add, [factor, row[v], old])
+                        builder.store(new, sums[r, v])
+            for r, v in places:
+                new = builder.load(sums[r, v])
+                builder.store(new, pointer(c, index(r), v), align=4)
+            return context.get_dummy_value()
+
+        return types.none(A, B, C), generate
