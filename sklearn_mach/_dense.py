@@ -27,6 +27,7 @@ _SAMPLE = 20_000  # rows that show their covariance
 _SAMPLE_BYTES = 1 << 28
 _N_DIRECTIONS = 64  # of the largest variance, where not all are worth their cost
 _FEW_COLUMNS = 256
+_EQUAL = 1e-10  # variance of rows that differ by rounding, in their squared length
 _MOST_FEATURES = 2048
 _MOVED_BYTES = 1 << 28  # rows in the metric that are kept
 _LOOKED_AT = 5_000_000  # scores that the start is fitted to
@@ -57,7 +58,7 @@ class Team:
 
     def run(self, function, parts):
         """Call the function with each part, and wait for all."""
-        n_threads = min(len(self._tasks) + 1, len(parts))
+        n_threads = max(min(len(self._tasks) + 1, len(parts)), 1)
         helpers = self._tasks[: n_threads - 1]
         for i, tasks in enumerate(helpers, 1):
             tasks.put((function, parts[i::n_threads]))
@@ -147,7 +148,7 @@ def find_metric(X, weight, shrink, n_columns, seed):
         k = min(_N_DIRECTIONS, *A.shape)
         _, values, vectors = randomized_svd(A, k, n_iter=2, random_state=seed)
         values, vectors = values.astype(np.float64) ** 2, vectors.T
-    if total <= 0:
+    if total <= _EQUAL * (center @ center):
         return None
     mean = total / n_features
     ridge = mean * n_features / (n_features + rows.size)

@@ -46,7 +46,7 @@ _ELEMENTWISE = {"contract", "arcp", "nsz", "afn"}
 _TILE = 256  # features of W that are made floats at a time
 _DENSE_COLUMNS = 512  # of W, trained together on a dense X
 _GRADIENT_ROWS = 32  # of a dense batch that a thread differentiates at a time
-_NOTHING = np.float32(1e-25)
+_NOTHING = np.float32(1e-25)  # of a probability
 _BLOCK_ROWS = 240  # of a dense X, whose logits are made together; the tiles of
 _BLOCK_FEATURES = 128  # these features and
 _BLOCK_COLUMNS = 480  # columns stay in the L2 cache
@@ -72,7 +72,7 @@ _HEAVIEST = 2.0  # weight of a visit, of rows that weigh 1 on average
 _LONGEST = 4.0  # times the median squared length, at most, is a typical one
 
 _PROBE_PRODUCTS = 5e8  # multiply-adds of an epoch's product in the dense trial
-_WORTH_EPOCHS = 0.005  # share of the loss by which twice the epochs must lower it
+_WORTH_EPOCHS = 0.003  # share of the loss by which twice the epochs must lower it
 
 _SILENT = SilentTask()
 
@@ -140,8 +140,10 @@ def _add_logits(data, indices, start, stop, W, lo, z):
 def _softmax_gradient(z, scale, b, codes, step, rate, bias, weight, loss):
     """z (R B,), where the logits are scale * z + b, becomes the gradient.
 
-    That is step * rate * (softmax - onehot), and b falls by `bias` times as much, if
-    that is not None; loss (R,) grows by weight * -log P.
+    That is step * rate * (softmax - onehot), and b falls by `bias` times as much; loss
+    (R,) grows by weight * -log P.  With a bias of None b stays, and probabilities of
+    next to nothing count as zero: products of such gradients would lie below the
+    smallest normal number, where BLAS is slow.
     """
     n_buckets = z.shape[0] // rate.shape[0]
     for r in range(rate.shape[0]):
@@ -160,9 +162,12 @@ def _softmax_gradient(z, scale, b, codes, step, rate, bias, weight, loss):
         zr[codes[r]] -= total
         factor = step * rate[r] / total
         for q in range(n_buckets):
-            g = zr[q] * factor
-            zr[q] = g
-            if bias is not None:
+            if bias is None:
+                e = zr[q]
+                zr[q] = (e if abs(e) > _NOTHING else np.float32(0.0)) * factor
+            else:
+                g = zr[q] * factor
+                zr[q] = g
                 br[q] -= bias * g
 
 
@@ -345,23 +350,15 @@ def _to_float(W, lo, hi, unit):
 
 @njit
 def _batch_gradient(Z, rows, b, y, table, weight, step, factor, rate, loss):
-    """Z (n_batch, R B), logits less b, become the gradients of the rows; loss grows.
-
-    Gradients that are next to nothing become zero: BLAS is slow with numbers below the
-    smallest normal one, and the products of such gradients would be.
-    """
+    """Z (n_batch, R B), logits less b, become the gradients of the rows; loss grows."""
     one = np.float32(1.0)
     for t in range(rows.shape[0]):
         i = rows[t]
         row_step = np.float32(step[i] * factor)
         row_weight = np.float64(weight[i])
-        z = Z[t]
         _softmax_gradient(
-            z, one, b, table[y[i]], row_step, rate, None, row_weight, loss
+            Z[t], one, b, table[y[i]], row_step, rate, None, row_weight, loss
         )
-        for q in range(z.shape[0]):
-            if abs(z[q]) < _NOTHING:
-                z[q] = np.float32(0.0)
 
 
 def _sgd_epoch_dense(
@@ -944,7 +941,6 @@ def train(X, y, table, columns, settings, task=_SILENT):
         if s.tol is not None:
             since_best = np.where(loss > best - s.tol, since_best + 1, 0)
             rate[since_best >= s.n_iter_no_change] = 0
-            rate[loss < s.tol] = 0  # which can fall by no more than that
             best = np.minimum(best, loss)
         if task.end_epoch() or not rate.any():
             break
@@ -1057,8 +1053,8 @@ def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
     half a billion multiply-adds a product: each with all its rows, since fewer rows a
     bucket would need more epochs.  First factors are compared in one epoch, by the
     loss as in `probe_step`, then twice as many epochs, with the same factor or half of
-    it, as long as that lowers the loss by half a percent.  Both are None with fewer than
-    1,000 rows.
+    it, as long as that lowers the loss by 0.3 %.  Both are None with fewer than 1,000
+    rows.
     """
     n_rows = settings.train.size
     if n_rows < _N_PROBE_MIN:

@@ -4,6 +4,7 @@ This file imports nothing from the package.
 """
 
 import numpy as np
+import scipy.linalg
 
 # ---------------------------------------------------------------------------
 # Hashing
@@ -45,7 +46,7 @@ def bucket_loss(X, y, table, W, b, weight):
 
 def sgd_epoch(
     X, y, table, W, b, order, step, decay, *, batch_size=1, bias, penalty=0, gain=1.0,
-    bound=np.inf, visits=0.0, before=0.0, visits_to_slow=4096
+    bound=np.inf, visits=0.0, before=0.0, visits_to_slow=4096, metric=None
 ):  # fmt: skip
     """One pass in float64: W (R, B, d) and b (R, B) are changed.
 
@@ -57,8 +58,10 @@ def sgd_epoch(
     each row of the batch (once for all together).  `gain` and `bias` are divided by
     ``sqrt(1 + n_j / visits_to_slow)``, n_j the visits of the feature or the intercept
     so far: `before` (d + 1,) and as large a share of `visits` (d + 1,), those of the
-    epoch, as that of the rows that are done.  The loss, summed over rows before
-    their step, is returned with shape (n, R).
+    epoch, as that of the rows that are done.  With a metric (c, P) the steps are those
+    of weights V and intercepts a of the rows (x - c) P^(1/2), by which W is P^(1/2) V
+    and b is a - W c.  The loss, summed over rows before their step, is returned with
+    shape (n, R).
     """
     loss = np.zeros((len(order), table.shape[1]))
     fast = np.append(np.ones(X.shape[1]) * gain, bias)
@@ -78,6 +81,16 @@ def sgd_epoch(
             own = np.full((len(rows), 1), bias)  # of the intercept
             sizes = factor * step[rows] @ np.append(gain * X[rows] ** 2, own, axis=1)
             part = bound / np.maximum(sizes, bound) if bound < np.inf else sizes**0
+            if metric is not None:
+                center, P = metric
+                root = scipy.linalg.sqrtm(P).real
+                V, a = W[r] @ np.linalg.inv(root), b[r] + W[r] @ center
+                for i, g in zip(rows, gradients, strict=True):
+                    V -= np.outer(g, (X[i] - center) @ root)
+                    a -= bias * g
+                W[r] = V @ root
+                b[r] = a - W[r] @ center
+                continue
             for i, g in zip(rows, gradients, strict=True):
                 W[r] -= np.outer(g, part[:-1] * gain * X[i])
                 b[r] -= part[-1] * bias * g
@@ -124,6 +137,71 @@ def auto_steps(X, weight, factor=4):
     return step, dict(weight=share, gain=gain, bias=bias, visits=visits)
 
 
+def limited(X, weight):
+    """Rows of more than four times the median squared length, cut to that."""
+    squares = (X.astype(float) ** 2).sum(axis=1)
+    return (
+        X
+        * np.sqrt(limited_squares(X, weight).sum(axis=1) / np.maximum(squares, 1e-300))[
+            :, None
+        ]
+    )
+
+
+def dense_metric(X, weight):
+    """The center (d,) of dense rows and (C + r I)^(-1/2), C their covariance (d, d).
+
+    r is the share d / (d + n) of the mean of C's eigenvalues.
+    """
+    n, d = np.count_nonzero(weight), X.shape[1]
+    share = weight / weight.sum()
+    center = share @ limited(X, weight)
+    squares = (X.astype(float) ** 2).sum(axis=1)
+    cut = limited_squares(X, weight).sum(axis=1) / np.maximum(squares, 1e-300)
+    C = (X - center).T @ ((share * cut)[:, None] * (X - center))
+    ridge = np.trace(C) / (d + n)
+    return center, scipy.linalg.inv(scipy.linalg.sqrtm(C + ridge * np.eye(d)).real)
+
+
+def dense_steps(X, weight, factor=4):
+    """As `auto_steps`, of dense rows one at a time in their metric."""
+    n_visits = np.ceil(weight / 2)
+    share = weight / np.maximum(n_visits, 1)
+    center, P = dense_metric(X, weight)
+    lengths = np.einsum("ij,jk,ik->i", X - center, P, X - center)
+    limit = 4 * np.median(lengths[(lengths > 0) & (weight > 0)])
+    length = np.average(np.minimum(lengths, limit), weights=weight)
+    step = factor * share / np.maximum(lengths, length)
+    return step, dict(weight=share, bias=0.02 * length, metric=(center, P))
+
+
+def start_loss(X, codes, n_buckets, weight, metric, shrinkage, scale):
+    """Mean log loss of the start by bucket means; W (B, d) and b (B,) of all rows.
+
+    Each row is left out of the mean of its own bucket where it is scored.
+    """
+    center, P = metric
+    Y = X - center
+
+    def classifier(weight):
+        total = np.bincount(codes, weight, n_buckets)
+        means = np.array([(weight * (codes == k)) @ Y for k in range(n_buckets)])
+        means /= (total + shrinkage)[:, None]
+        squares = np.einsum("kj,ji,ki->k", means, P, means)
+        return scale * means @ P, np.log(total + 0.5) - scale / 2 * squares
+
+    losses = np.zeros(len(X))
+    W, a = classifier(weight)
+    for i in range(len(X)):
+        less = weight * (np.arange(len(X)) != i)
+        V, c = classifier(less)
+        z, own = W @ Y[i] + a, codes[i]
+        z[own] = V[own] @ Y[i] + c[own]
+        losses[i] = -np.log(softmax(z)[own])
+    b = a - np.log((np.bincount(codes, weight, n_buckets) + 0.5).sum()) - W @ center
+    return np.average(losses, weights=weight), W, b
+
+
 def visited(rows, weight):
     """Every row as often as its weight, 1 on average, is a multiple of two begun."""
     return np.array([i for i in rows for _ in range(int(np.ceil(weight[i] / 2)))])
@@ -131,9 +209,9 @@ def visited(rows, weight):
 
 def sgd_fit(
     X, y, table, n_buckets, orders, step, weight, *, tol=None, n_iter_no_change=5,
-    validation=None, visits=0.0, **options
+    validation=None, visits=0.0, start=None, **options
 ):  # fmt: skip
-    """Train from zero weights, an epoch for each of `orders`, in float64.
+    """Train from zero weights, or `start`, an epoch for each of `orders`, in float64.
 
     The factor of the step falls linearly from one to zero.  A repetition whose mean
     loss (of the rows `validation`, if given, else of the epoch) has not fallen by
@@ -142,6 +220,8 @@ def sgd_fit(
     """
     R = table.shape[1]
     W, b = np.zeros((R, n_buckets, X.shape[1])), np.zeros((R, n_buckets))
+    if start is not None:
+        W, b = (np.array(array, float) for array in start)
     n_iter, since_best = np.zeros(R, int), np.zeros(R, int)
     best = np.full(R, np.inf)
     active = np.ones(R, bool)
