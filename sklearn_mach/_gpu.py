@@ -535,6 +535,10 @@ class _Turn:
         self.falls = bool(settings.past.any() or settings.slow.any())
         self.kernels = _kernels(cupy.cuda.Device().id)
         self.bound = 2.0 if rows.sparse else np.inf  # dense steps are cut beforehand
+        self.metric = settings.metric
+        if self.metric is not None:
+            arrays = (None if a is None else cupy.asarray(a) for a in self.metric)
+            self.metric = type(self.metric)(*arrays)
 
     def train(self, task, part):
         """Train all epochs; the weights go to the host.  Returns the epochs done.
@@ -659,14 +663,13 @@ class _Turn:
     def _update(self, X, entries, n_rows, step, rate, factor):
         """The step of a batch, whose gradients are in Z."""
         if entries is None:
-            gemm(
-                True,
-                X * self.slowed_gain,
-                self.Z[:n_rows],
-                self.W,
-                -1 / self.scale,
-                1.0,
-            )
+            Z = self.Z[:n_rows]
+            if self.metric is not None:
+                X = self.metric.apply(X)
+            X = X * self.slowed_gain
+            if self.metric is not None:
+                self.b += (X @ self.metric.center) @ Z
+            gemm(True, X, Z, self.W, -1 / self.scale, 1.0)
             entries = 0, *[self.b] * 4  # intercept only
         n_features, *entries = entries
         threads = _threads(self.pitch)

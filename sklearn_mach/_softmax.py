@@ -624,7 +624,7 @@ def make_settings(
         shrink = np.sqrt(limit / np.maximum(lengths, limit)).astype(np.float32)
         metric = seen.metric
         if metric is None and (n_samples >= _N_PROBE_MIN or not is_block):
-            metric = _dense.find_metric(X, weight, shrink, n_columns, seed)
+            metric = _dense.find_metric(X, row_weight, shrink, n_columns, seed)
             seen = seen._replace(metric=metric if is_block else None)
     if common == "auto":
         if metric is not None:

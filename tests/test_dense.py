@@ -26,6 +26,19 @@ def settings_of(X, y, weight=None, n_columns=9, **params):
     return _softmax.make_settings(X, y, weight, options, 0, n_columns=n_columns)[0]
 
 
+def record_starts(monkeypatch):
+    """A list of the weights (R, B, d) and intercepts (R, B) that fits start from."""
+    started, start = [], _dense.start_from_means
+
+    def recorded(X, y, table, W, b, *args):
+        start(X, y, table, W, b, *args)
+        shape = table.shape[1], -1
+        started.append((W.T.reshape(*shape, len(W)).copy(), b.reshape(shape).copy()))
+
+    monkeypatch.setattr(_dense, "start_from_means", recorded)
+    return started
+
+
 def test_the_metric_is_the_inverse_root_of_the_covariance():
     X, weight = rows_and_weights()
     center, P = reference.dense_metric(X.astype(float), weight)
@@ -81,14 +94,7 @@ def test_rows_are_moved_as_the_metric_says(monkeypatch, large):
 def test_steps_of_dense_rows_are_those_in_the_metric(monkeypatch, moved, weighted):
     if not moved:
         monkeypatch.setattr(_dense, "_MOVED_BYTES", 0)
-    started = []
-    start = _dense.start_from_means
-
-    def recorded(X, y, table, W, b, *args):
-        start(X, y, table, W, b, *args)
-        started.append((W.copy(), b.copy()))
-
-    monkeypatch.setattr(_dense, "start_from_means", recorded)
+    started = record_starts(monkeypatch)
     X, y, weight, table = problem()
     if not weighted:
         weight = np.ones(len(y))
@@ -97,9 +103,8 @@ def test_steps_of_dense_rows_are_those_in_the_metric(monkeypatch, moved, weighte
     model.fit(X, y, weight if weighted else None)
     step, options = reference.dense_steps(X, weight)
     rows = orders(2, reference.visited(np.arange(len(y)), weight))
-    W, b = started[0]
-    W, b = W.reshape(7, 3, 3).transpose(1, 2, 0), b.reshape(3, 3)
-    W, b, _ = reference.sgd_fit(X, y, table, 3, rows, step, start=(W, b), **options)
+    start = started[0]
+    W, b, _ = reference.sgd_fit(X, y, table, 3, rows, step, start=start, **options)
     # Steps of 4 amplify the rounding errors of float32.
     assert_allclose(model.coef_, W, rtol=5e-3, atol=5e-3 * np.abs(W).max())
     assert_allclose(model.intercept_, b, rtol=5e-3, atol=5e-3 * np.abs(b).max())
