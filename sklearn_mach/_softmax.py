@@ -42,6 +42,7 @@ from ._progress import SilentTask, report_epoch
 _ELEMENTWISE = {"contract", "arcp", "nsz", "afn"}
 
 _TILE = 256  # features of W updated at a time on a dense X, and made floats
+_HALF_ROWS = 256  # of float16 that are made float32 at a time, to be scored
 _DENSE_COLUMNS = 512  # of W, trained together on a dense X
 _MIN_VISITS = 200_000  # rows passed in all epochs of "auto" together, at least
 _SMALLEST = 1e-30  # squared length of a row, and its inverse the largest
@@ -771,7 +772,8 @@ def train(X, y, table, columns, settings, task=_SILENT):
 
     Parameters
     ----------
-    X : CSR matrix or C-ordered array of shape (n_samples, n_features), float
+    X : CSR matrix or C-ordered array of shape (n_samples, n_features), float; a dense
+        X may be float16, of which batches become float32
     y : int32 array of shape (n_samples,), class numbers
     table : unsigned array of shape (n_classes, R), the buckets in these repetitions
     columns : Columns
@@ -1142,6 +1144,10 @@ def bucket_proba(X, W, b, n_buckets, log):
     Z = np.empty((X.shape[0], b.size), np.float32)
     if sp.issparse(X):
         _logits_csr(*read_only(X.data, X.indices, X.indptr, W, b), Z)
+    elif X.dtype == np.float16:  # which Numba does not know
+        for i in range(0, X.shape[0], _HALF_ROWS):
+            part = X[i : i + _HALF_ROWS].astype(np.float32)
+            _logits_dense(*read_only(part, W, b), Z[i : i + _HALF_ROWS])
     else:
         _logits_dense(*read_only(X, W, b), Z)
     with np.errstate(over="ignore", invalid="ignore"):
