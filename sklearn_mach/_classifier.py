@@ -93,7 +93,7 @@ _FEW_VALUES = 4  # non-zeros of a column, on average, that are worth its weights
 _MANY_BYTES = 1 << 28  # of weights, below which nobody minds
 _UNCOUNTED = 1 << 26  # bytes that a fit may take besides the weights
 _PLAIN_VALUES = 100_000  # values of X that are checked in the short way
-_CHECKED_ROWS = 1 << 12  # of float16, checked at a time
+_CHECKED_VALUES = 1 << 20  # of a float16 X, checked at a time
 _COPIED_BYTES = 1 << 24  # of rows of a dense X, copied at a time to be looked at
 _DECODERS = ("log_mean", "mean", "min", "median")
 _CHUNK_BYTES = 1 << 26  # bucket scores made at a time, for all threads together
@@ -697,10 +697,8 @@ class MACHClassifier(
                 "text with sklearn.feature_extraction.text.TfidfVectorizer."
             ) from error
         X, *labels = checked if isinstance(checked, tuple) else (checked,)
-        if is_half:  # of all rows at once this makes masks of half the size of X
-            for rows in gen_batches(X.shape[0], _CHECKED_ROWS):
-                name = type(self).__name__
-                assert_all_finite(X[rows], estimator_name=name, input_name="X")
+        if is_half:
+            _assert_finite_in_batches(X, type(self).__name__)
         if sp.issparse(X):
             if X.indices.size > X.nnz:  # arrays with room for more
                 X = X.copy()
@@ -1697,6 +1695,15 @@ def _refuse_dates(X):
                 f"X holds dates or durations, of dtype {dtype}. Convert them to "
                 "numbers, such as days since a date."
             )
+
+
+def _assert_finite_in_batches(X, estimator_name):
+    """Refuse a float16 X that is not finite.
+
+    scikit-learn makes masks of all values, half as large as X.
+    """
+    for rows in gen_batches(X.shape[0], max(_CHECKED_VALUES // X.shape[1], 1)):
+        assert_all_finite(X[rows], estimator_name=estimator_name, input_name="X")
 
 
 def _refuse_extremes(X):

@@ -42,7 +42,7 @@ from ._progress import SilentTask, report_epoch
 _ELEMENTWISE = {"contract", "arcp", "nsz", "afn"}
 
 _TILE = 256  # features of W updated at a time on a dense X, and made floats
-_HALF_ROWS = 256  # of float16 that are made float32 at a time, to be scored
+_HALF_VALUES = 1 << 18  # of float16 rows that are scored, made float32 at a time
 _DENSE_COLUMNS = 512  # of W, trained together on a dense X
 _MIN_VISITS = 200_000  # rows passed in all epochs of "auto" together, at least
 _SMALLEST = 1e-30  # squared length of a row, and its inverse the largest
@@ -1145,9 +1145,10 @@ def bucket_proba(X, W, b, n_buckets, log):
     if sp.issparse(X):
         _logits_csr(*read_only(X.data, X.indices, X.indptr, W, b), Z)
     elif X.dtype == np.float16:  # which Numba does not know
-        for i in range(0, X.shape[0], _HALF_ROWS):
-            part = X[i : i + _HALF_ROWS].astype(np.float32)
-            _logits_dense(*read_only(part, W, b), Z[i : i + _HALF_ROWS])
+        n_rows = max(_HALF_VALUES // X.shape[1], 16)  # the kernel's tiles have 16
+        for i in range(0, X.shape[0], n_rows):
+            part = X[i : i + n_rows].astype(np.float32)
+            _logits_dense(*read_only(part, W, b), Z[i : i + n_rows])
     else:
         _logits_dense(*read_only(X, W, b), Z)
     with np.errstate(over="ignore", invalid="ignore"):
