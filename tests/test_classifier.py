@@ -2547,7 +2547,12 @@ def peak_of(function, *args, **options):
     return result, peak
 
 
-@pytest.mark.skipif(numba.config.DISABLE_JIT, reason="too slow at this size")
+needs_compilation = pytest.mark.skipif(
+    numba.config.DISABLE_JIT, reason="too slow at the sizes that show it"
+)
+
+
+@needs_compilation
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_float16_and_memory_maps_are_not_copied(monkeypatch, tmp_path, dtype):
     monkeypatch.setattr(_softmax, "_N_PROBE", 4_000)  # rows of the trial: it is quick
@@ -2572,6 +2577,7 @@ def test_float16_and_memory_maps_are_not_copied(monkeypatch, tmp_path, dtype):
     assert peak_of(model.partial_fit, X, y)[1] < 2 * half_a_copy
 
 
+@needs_compilation
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_calibrate_copies_a_few_dense_rows_at_a_time(monkeypatch, tmp_path, dtype):
     monkeypatch.setattr(_classifier, "_COPIED_BYTES", 1 << 18)
