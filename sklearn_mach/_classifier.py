@@ -93,6 +93,8 @@ _FEW_VALUES = 4  # non-zeros of a column, on average, that are worth its weights
 _MANY_BYTES = 1 << 28  # of weights, below which nobody minds
 _UNCOUNTED = 1 << 26  # bytes that a fit may take besides the weights
 _PLAIN_VALUES = 100_000  # values of X that are checked in the short way
+_CHECKED_VALUES = 1 << 20  # of a float16 X, checked at a time
+_COPIED_BYTES = 1 << 24  # of rows of a dense X, copied at a time to be looked at
 _DECODERS = ("log_mean", "mean", "min", "median")
 _CHUNK_BYTES = 1 << 26  # bucket scores made at a time, for all threads together
 _LARGEST_VALUE = 1e150  # of X, or squares overflow; below its inverse they vanish
@@ -456,8 +458,11 @@ class MACHClassifier(
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            Training rows, float32 or float64 (others become float64).  Sparse rows of
-            unit length suit the built-in learner best.
+            Training rows, float32 or float64 (others become float64).  The built-in
+            learner takes a dense float16 X too, without a copy, and learns from it
+            what it would learn from the same numbers as float32.  A C-ordered memory
+            map is read as it is needed.  Sparse rows of unit length suit the built-in
+            learner best.
         y : array-like of shape (n_samples,)
             Class labels: numbers or strings.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -529,7 +534,7 @@ class MACHClassifier(
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-            A block of training rows.
+            A block of training rows, of the types that `fit` takes.
         y : array-like of shape (n_samples,)
             Their labels.
         classes : array-like of shape (n_classes,), default=None
@@ -654,7 +659,10 @@ class MACHClassifier(
             )
 
     def _validate(self, X, y=_NO_LABELS, reset=False):
-        """Checked rows (CSR canonical with int32 indices, or C-ordered), and labels."""
+        """Checked rows (CSR canonical with int32 indices, or C-ordered), and labels.
+
+        They are float32 or float64, for the built-in learner also float16 if dense.
+        """
         has_labels = y is not _NO_LABELS
         if not has_labels and self._is_plain(X):
             return X
@@ -662,6 +670,13 @@ class MACHClassifier(
         if has_labels:
             _check_labels(y, "y")
         _refuse_dates(X)
+        dtypes, is_half = [np.float64, np.float32], False
+        if self.estimator is None:
+            dtypes.append(np.float16)
+            dtype = getattr(X, "dtype", None)
+            is_half = isinstance(dtype, np.dtype) and dtype == np.float16
+            if is_half and sp.issparse(X):  # of which SciPy does little, and kernels
+                X, is_half = X.astype(np.float32), False
         try:
             checked = validate_data(
                 self,
@@ -669,9 +684,9 @@ class MACHClassifier(
                 y if has_labels else "no_validation",
                 reset=reset,
                 accept_sparse="csr" if tags.sparse else False,
-                dtype=[np.float64, np.float32],
+                dtype=dtypes,
                 order="C",
-                ensure_all_finite=not tags.allow_nan,
+                ensure_all_finite=not (tags.allow_nan or is_half),
             )
         except ValueError as error:
             if "could not convert string to float" not in str(error):
@@ -682,6 +697,8 @@ class MACHClassifier(
                 "text with sklearn.feature_extraction.text.TfidfVectorizer."
             ) from error
         X, *labels = checked if isinstance(checked, tuple) else (checked,)
+        if is_half:
+            _assert_finite_in_batches(X, type(self).__name__)
         if sp.issparse(X):
             if X.indices.size > X.nnz:  # arrays with room for more
                 X = X.copy()
@@ -709,8 +726,10 @@ class MACHClassifier(
         Seeing it here saves scikit-learn's look for data frames and names of columns,
         longer than the decoding of a row. Whatever is not plain goes there.
         """
+        dtypes = np.float32, np.float64
         if type(X) is np.ndarray:
             values, is_ordered = X, X.flags.c_contiguous
+            dtypes += (np.float16,)
         elif type(X) in (sp.csr_matrix, sp.csr_array):
             values, is_ordered = X.data, X.indices.dtype == np.int32
         else:
@@ -723,7 +742,7 @@ class MACHClassifier(
             and X.shape[0] > 0
             and X.shape[1] == self.n_features_in_
             and values.size <= _PLAIN_VALUES
-            and values.dtype in (np.float32, np.float64)
+            and values.dtype in dtypes
             and bool(np.isfinite(values).all())
             and (values is X or bool(X.has_canonical_format))
         )
@@ -949,7 +968,7 @@ class MACHClassifier(
             for name in ("_weights", "_intercepts"):
                 self.__dict__.pop(name, None)
         if held.size:
-            self._fit_scalars(X[held], y[held], held_weight)
+            self._fit_scalars(X, y, held, held_weight)
 
     def _train_estimators(self, method, X, y, params, plan, task):
         estimators = list(self.estimators_) if plan.n_old else []
@@ -1156,31 +1175,40 @@ class MACHClassifier(
                     "positive weight."
                 )
             order = np.random.default_rng(0).permutation(np.flatnonzero(weight))
-            self._fit_scalars(X[order], codes[order], weight[order])
+            self._fit_scalars(X, codes, order, weight[order])
         return self
 
-    def _fit_scalars(self, X, y, weight):
+    def _fit_scalars(self, X, y, order, weight):
         """Fit the logit adjustment and the scalars of the probabilities.
 
-        The rows are in a random order; the scalars look at the first of them.
+        order (n,): the rows to look at, in a random order; the scalars look at the
+        first of them.  weight (n,): theirs.
         """
         table, n_classes = self.bucket_table_, self.classes_.size
         scale, n_jobs = (True, self.n_repetitions_), self._n_threads()
-        tau = 0.0
+        tau, y = 0.0, y[order]
+
+        def bucket_scores(rows):
+            n_parts = 1
+            if not sp.issparse(X):  # whose rows are copied: a few at a time
+                n_parts = max(-(-rows.size * X[:1].nbytes // _COPIED_BYTES), 1)
+            parts = np.array_split(rows, n_parts)
+            return np.concatenate([self._bucket_scores(X[p], scale) for p in parts])
+
         if self.logit_adjustment == "auto":
 
-            def find(X, _):
-                scores = self._bucket_scores(X, scale)
+            def find(rows, _):
+                scores = bucket_scores(rows)
                 return decode_topk(scores, table, min(_N_BEST, n_classes))
 
-            parts = zip(*self._map_chunks(find, X, n_jobs), strict=True)
+            parts = zip(*self._map_chunks(find, order, n_jobs), strict=True)
             best, scores = (np.concatenate(part) for part in parts)
             log_prior, own = self._log_prior()[best], best == y[:, None]
             tau = fit_adjustment(scores, log_prior, own, weight)
         self._adjust(tau)
 
         def look_at(rows):
-            scores = self._bucket_scores(X[rows], scale)
+            scores = bucket_scores(order[rows])
             scores = decode_scores(scores, table, offset=self._offset)
             return summarize(scores, y[rows], weight[rows])
 
@@ -1636,6 +1664,8 @@ def _stack(blocks):
     """Blocks of rows, classes and weights as one."""
     X, y, weight = zip(*blocks, strict=True)
     if any(map(sp.issparse, X)):
+        # of a dense float16 array SciPy makes no sparse one
+        X = [x.astype(np.float32) if x.dtype == np.float16 else x for x in X]
         X = sp.vstack(list(map(sp.csr_array, X)), format="csr")
     else:
         X = np.concatenate(X)
@@ -1678,6 +1708,15 @@ def _refuse_dates(X):
                 f"X holds dates or durations, of dtype {dtype}. Convert them to "
                 "numbers, such as days since a date."
             )
+
+
+def _assert_finite_in_batches(X, estimator_name):
+    """Refuse a float16 X that is not finite.
+
+    scikit-learn makes masks of all values, half as large as X.
+    """
+    for rows in gen_batches(X.shape[0], max(_CHECKED_VALUES // X.shape[1], 1)):
+        assert_all_finite(X[rows], estimator_name=estimator_name, input_name="X")
 
 
 def _refuse_extremes(X):

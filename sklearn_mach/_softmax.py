@@ -44,6 +44,7 @@ from ._tiles import TILE_COLUMNS, TILE_ROWS, add_products
 _ELEMENTWISE = {"contract", "arcp", "nsz", "afn"}
 
 _TILE = 256  # features of W that are made floats at a time
+_HALF_VALUES = 1 << 18  # of float16 rows that are scored, made float32 at a time
 _DENSE_COLUMNS = 512  # of W, trained together on a dense X
 _GRADIENT_ROWS = 32  # of a dense batch that a thread differentiates at a time
 _NOTHING = np.float32(1e-25)  # of a probability
@@ -70,7 +71,6 @@ _BLOCK_VISITS = 1024  # the same in blocks, where no steps fall to zero at the e
 _SLOW_ROWS = 20_000  # after which all steps have, with a penalty
 _HEAVIEST = 2.0  # weight of a visit, of rows that weigh 1 on average
 _LONGEST = 4.0  # times the median squared length, at most, is a typical one
-
 _PROBE_PRODUCTS = 5e8  # multiply-adds of an epoch's product in the dense trial
 _WORTH_EPOCHS = 0.003  # share of the loss by which twice the epochs must lower it
 
@@ -870,7 +870,8 @@ def train(X, y, table, columns, settings, task=_SILENT):
 
     Parameters
     ----------
-    X : CSR matrix or C-ordered array of shape (n_samples, n_features), float
+    X : CSR matrix or C-ordered array of shape (n_samples, n_features), float; a dense
+        X may be float16, of which batches become float32
     y : int32 array of shape (n_samples,), class numbers
     table : unsigned array of shape (n_classes, R), the buckets in these repetitions
     columns : Columns
@@ -1364,6 +1365,11 @@ def bucket_proba(X, W, b, n_buckets, log):
     Z = np.empty((X.shape[0], b.size), np.float32)
     if sp.issparse(X):
         _logits_csr(*read_only(X.data, X.indices, X.indptr, W, b), Z)
+    elif X.dtype == np.float16:  # which Numba does not know
+        n_rows = max(_HALF_VALUES // X.shape[1], 16)  # the kernel's tiles have 16
+        for i in range(0, X.shape[0], n_rows):
+            part = X[i : i + n_rows].astype(np.float32)
+            _logits_dense(*read_only(part, W, b), Z[i : i + n_rows])
     else:
         _logits_dense(*read_only(X, W, b), Z)
     with np.errstate(over="ignore", invalid="ignore"):

@@ -122,9 +122,9 @@ def test_calibration_uses_rows_that_are_not_trained_on(monkeypatch):
     X = sp.hstack([sp.eye_array(n, dtype=X.dtype), X], format="csr")
     used, fit_to = [], MACHClassifier._fit_scalars
 
-    def spy(self, X, y, weight):
-        used.append(X[:, :n].nonzero()[1])
-        fit_to(self, X, y, weight)
+    def spy(self, X, y, order, weight):
+        used.append(X[order, :n].nonzero()[1])
+        fit_to(self, X, y, order, weight)
 
     monkeypatch.setattr(MACHClassifier, "_fit_scalars", spy)
     model = MACHClassifier(n_repetitions=2, n_buckets=8, max_iter=1, random_state=0)

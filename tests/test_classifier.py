@@ -3,6 +3,7 @@
 import io
 import pickle
 import re
+import tracemalloc
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from threading import Barrier, get_ident
 from types import SimpleNamespace
 
 import joblib
+import numba
 import numpy as np
 import pandas as pd
 import pytest
@@ -64,6 +66,14 @@ class ExactBuckets(ClassifierMixin, BaseEstimator):
 
     def predict(self, X):
         return self.classes_[self.predict_proba(X).argmax(axis=1)]
+
+
+class ExactType(GaussianNB):
+    """Naive Bayes that keeps the type of the rows that it was given."""
+
+    def fit(self, X, y):
+        self.dtype_ = X.dtype
+        return super().fit(X, y)
 
 
 class FailingLater(MultinomialNB):
@@ -1766,7 +1776,8 @@ def test_partial_fit_keeps_no_arrays_of_the_caller(sparse):
     assert_same_model(reused, fresh)
 
 
-def test_partial_fit_takes_sparse_and_dense_blocks_in_turn():
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_partial_fit_takes_sparse_and_dense_blocks_in_turn(dtype):
     X, y = make_many_classes(1200, 60, 20, n_nonzeros=6, random_state=0)
     sizes = dict(n_repetitions=4, n_buckets=5, random_state=0)
     models = [MACHClassifier(**sizes) for _ in range(3)]
@@ -1774,7 +1785,7 @@ def test_partial_fit_takes_sparse_and_dense_blocks_in_turn():
         rows = slice(start, start + 400)
         blocks = X[rows], X[rows].toarray(), X[rows]
         if start == 400:
-            blocks = X[rows], X[rows].toarray(), X[rows].toarray()
+            blocks = X[rows], X[rows].toarray(), X[rows].toarray().astype(dtype)
         for model, block in zip(models, blocks, strict=True):
             model.partial_fit(block, y[rows], classes=range(20))
     sparse, dense, mixed = (model.score(X, y) for model in models)
@@ -2476,6 +2487,156 @@ def test_every_form_of_dense_rows_gives_the_same(blobs, base, form):
     weight.flags.writeable = False
     model.fit(other, labels, sample_weight=weight)
     assert_array_equal(model.decision_function(other), expected)
+
+
+def mapped(X, folder):
+    np.save(folder / "X.npy", X)
+    return np.load(folder / "X.npy", mmap_mode="r")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "is_mapped", "n_jobs"),
+    [
+        (np.float16, False, 1),
+        (np.float16, True, 2),
+        (np.float32, True, 1),
+        (np.float32, True, 2),
+        (np.float64, True, 1),
+    ],
+)
+def test_float16_and_memory_maps_give_the_model_of_the_same_numbers(
+    blobs, monkeypatch, tmp_path, dtype, is_mapped, n_jobs
+):
+    monkeypatch.setattr(_classifier, "_CALIBRATION_ROWS", 100)  # rows are set aside
+    monkeypatch.setattr(_classifier, "_PLAIN_VALUES", 100)  # which a few rows hold
+    monkeypatch.setattr(_classifier, "_COPIED_BYTES", 500)
+    monkeypatch.setattr(_softmax, "_HALF_VALUES", 100)
+    monkeypatch.setattr(_softmax, "_DENSE_COLUMNS", 8)  # work for two threads
+    X, y = blobs(160, 8, 9, sparse=False)
+    X = (300 * X).astype(np.float16)  # the squares of which overflow
+    plain = X.astype(np.float64 if dtype == np.float64 else np.float32)
+    X = X.astype(dtype)
+    X = mapped(X, tmp_path) if is_mapped else X
+    models = []
+    for rows in (X, plain):
+        options = dict(n_repetitions=4, n_buckets=4, max_iter=3, random_state=0)
+        model = MACHClassifier(**options, n_jobs=n_jobs).fit(rows, y)
+        blocks = clone(model)
+        for block in (slice(0, 60), slice(60, 160)):
+            blocks.partial_fit(rows[block], y[block], classes=range(9))
+        models.append((model, blocks.calibrate(rows, y)))
+    for one, other in zip(*models, strict=True):
+        assert_same_model(one, other)
+        assert_array_equal(one._scalars, other._scalars)
+        assert one.logit_adjustment_ == other.logit_adjustment_
+        expected = other.predict_proba(plain)
+        assert_array_equal(one.predict_proba(X), expected)
+        assert_array_equal(one.predict_proba(X[:3]), expected[:3])
+        assert_array_equal(one.predict_topk(X, k=5), other.predict_topk(plain, k=5))
+        assert_array_equal(one.decision_function(X), other.decision_function(plain))
+        stages = zip(one.staged_predict(X), other.staged_predict(plain), strict=True)
+        assert all((a == b).all() for a, b in stages)
+        assert one.score(X, y) == other.score(plain, y)
+
+
+def peak_of(function, *args, **options):
+    """What the function returns, and the most bytes that it held at a time."""
+    tracemalloc.start()
+    result = function(*args, **options)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return result, peak
+
+
+needs_compilation = pytest.mark.skipif(
+    numba.config.DISABLE_JIT, reason="too slow at the sizes that show it"
+)
+
+
+@needs_compilation
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_float16_and_memory_maps_are_not_copied(monkeypatch, tmp_path, dtype):
+    monkeypatch.setattr(_softmax, "_N_PROBE", 4_000)  # rows of the trial: it is quick
+    rng = np.random.default_rng(0)
+    n, d = 24_000, 160  # a batch of 1,024 rows is a small part of them
+    y = np.arange(n) % 8
+    X = rng.integers(-8, 9, (n, d), np.int8).astype(np.float16)
+    X[np.arange(n), y] += 6
+    expected = MACHClassifier(n_repetitions=2, max_iter=1, random_state=0)
+    model, half_a_copy = clone(expected), n * d
+    expected.fit(X.astype(np.float32), y)  # and compiles
+    expected.predict(X[:1000])
+    X = mapped(X.astype(dtype), tmp_path)
+    _, peak = peak_of(model.fit, X, y)
+    assert_same_model(model, expected)
+    # Batches of squares are float64, and rows have numbers, weights and steps.  A
+    # copy, even as float16, takes twice these bytes.
+    assert peak < 2 * half_a_copy
+    with config_context(working_memory=1):  # MB
+        for call in (model.predict, model.decision_function):
+            assert peak_of(call, X)[1] < half_a_copy  # not even a mask of the values
+    assert peak_of(model.partial_fit, X, y)[1] < 2 * half_a_copy
+
+
+@needs_compilation
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_calibrate_copies_a_few_dense_rows_at_a_time(monkeypatch, tmp_path, dtype):
+    monkeypatch.setattr(_classifier, "_COPIED_BYTES", 1 << 18)
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 2, (200, 40_000), np.int8).astype(dtype)
+    y = np.arange(200) % 8
+    model = MACHClassifier(n_repetitions=2, n_buckets=4, max_iter=1, random_state=0)
+    model.fit(X[:20], y[:20]).calibrate(X[:20], y[:20])  # compiles
+    X = mapped(X, tmp_path)
+    # 16 rows of float32 and 11 kB a row for its classes, of 80 kB and more of X
+    assert peak_of(model.calibrate, X, y)[1] < X.nbytes / 2
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
+@pytest.mark.parametrize("row", [0, 59])
+def test_float16_rows_that_are_not_finite_are_refused(blobs, monkeypatch, value, row):
+    monkeypatch.setattr(_classifier, "_CHECKED_VALUES", 100)  # of several batches
+    X, y = blobs(60, 12, 6, sparse=False)
+    X = X.astype(np.float16)
+    model = MACHClassifier(n_buckets=3, max_iter=1, random_state=0).fit(X, y)
+    X[row, 5] = value
+    message = "X contains NaN" if value != value else "X contains infinity .*float16"
+    for n_plain in (0, 10_000):
+        monkeypatch.setattr(_classifier, "_PLAIN_VALUES", n_plain)
+        for call in (model.predict, model.decision_function):
+            with pytest.raises(ValueError, match=message):
+                call(X)
+    for call in (model.fit, model.partial_fit, model.calibrate):
+        with pytest.raises(ValueError, match=message):
+            call(X, y)
+
+
+def test_sums_of_float16_rows_may_overflow(blobs):
+    X, y = blobs(120, 8, 6, sparse=False)
+    X = (60_000 * abs(X)).astype(np.float16)
+    with np.errstate(over="ignore"):
+        assert not np.isfinite(X.sum())  # by which scikit-learn looks for infinity
+    model = MACHClassifier(n_buckets=3, random_state=0).fit(X, y)
+    assert model.score(X, y) == model.score(X.astype(np.float64), y) > 0.5
+
+
+def test_sparse_float16_rows_are_float32_to_the_learner(blobs):
+    X, y = blobs(90, 8, 9)
+    halves = sp.csr_matrix((X.data.astype(np.float16), X.indices, X.indptr), X.shape)
+    assert halves.dtype == np.float16
+    X = halves.astype(np.float32)
+    model = MACHClassifier(n_repetitions=3, n_buckets=4, random_state=0)
+    other = clone(model).fit(halves, y)
+    assert_same_model(other, model.fit(X, y))
+    assert_same_model(other.partial_fit(halves, y), model.partial_fit(X, y))
+    assert_array_equal(other.predict_proba(halves), model.predict_proba(X))
+
+
+def test_base_classifiers_get_float16_rows_as_float64(blobs):
+    X, y = blobs(60, 8, 6, sparse=False)
+    X = X.astype(np.float16)
+    model = MACHClassifier(ExactType(), n_repetitions=2, n_buckets=3).fit(X, y)
+    assert {estimator.dtype_ for estimator in model.estimators_} == {np.dtype(float)}
 
 
 @pytest.mark.parametrize("base", [None, GaussianNB()])

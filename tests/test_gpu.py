@@ -399,6 +399,21 @@ def test_rows_streamed_in_chunks_give_the_same_weights(
         assert_allclose(a, b, rtol=0 if sparse else 1e-5, atol=0 if sparse else 1e-6)
 
 
+@pytest.mark.parametrize("resident", [False, True])
+def test_float16_rows_give_the_model_of_the_same_numbers_as_float32(
+    host_gpu, monkeypatch, resident
+):
+    X, y, _, table = problem()
+    X = X.astype(np.float16)
+    monkeypatch.setattr(_backends, "plan_training", lambda *args: (2, resident))
+    expected = learner(table, "cuda", max_iter=2).fit(X.astype(np.float32), y)
+    model = learner(table, "cuda", max_iter=2).fit(X, y)
+    assert_array_equal(model.coef_, expected.coef_)
+    for method in ("predict", "predict_topk", "predict_proba"):
+        found = getattr(model, method)(X)
+        assert_array_equal(found, getattr(expected, method)(X.astype(np.float32)))
+
+
 def test_several_devices_and_turns_change_no_bit(host_gpu, monkeypatch):
     X, y, _, table = problem()
     X = sp.csr_matrix(X)

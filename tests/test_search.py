@@ -53,6 +53,19 @@ def test_scores_are_those_of_a_fit_of_each_size(data, base, scoring):
     assert search.best_score_ == results["mean_test_score"].max()
 
 
+def test_float16_rows_score_as_the_same_numbers_in_float32(data):
+    X, y = data
+    X = X.astype(np.float16)
+    search = MACHClassifierCV(FAST, n_buckets=4, n_repetitions=4, random_state=0)
+    other = clone(search).fit(X.astype(np.float32), y)
+    search.fit(X, y)
+    for name in ("mean_test_score", "n_bytes"):
+        np.testing.assert_array_equal(search.cv_results_[name], other.cv_results_[name])
+    np.testing.assert_array_equal(
+        search.predict(X), other.predict(X.astype(np.float32))
+    )
+
+
 @pytest.mark.parametrize("base", [None, GaussianNB()])
 def test_scores_and_refit_are_those_of_the_logit_adjustment(data, base):
     X, y = data
