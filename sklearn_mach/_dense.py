@@ -21,8 +21,8 @@ from sklearn.utils.extmath import randomized_svd
 from ._compat import njit, read_only
 
 BIAS = 0.02  # square of the value of the intercept's feature, rows of mean length 1
-BLOCK = 512  # columns of W that a thread multiplies at a time
-TILE = 256  # features of W that it changes at a time
+_BLOCK = 512  # columns of W that a thread multiplies at a time, at most
+_FEATURES = 256  # whose sums a thread makes at a time
 _SAMPLE = 20_000  # rows that show their covariance
 _SAMPLE_BYTES = 1 << 28
 _N_DIRECTIONS = 64  # of the largest variance, where not all are worth their cost
@@ -84,6 +84,17 @@ def team(n_threads):
         yield members
     finally:
         members.close()
+
+
+def slices(n, size):
+    """Slices of so many of n numbers, without the checks of `gen_batches`."""
+    return [slice(i, min(i + size, n)) for i in range(0, n, size)]
+
+
+def blocks(n_columns, multiple=1):
+    """Slices of columns that threads share; they do not depend on the threads."""
+    size = int(np.clip(-(-n_columns // 2), 128, _BLOCK))
+    return slices(n_columns, -(-size // multiple) * multiple)
 
 
 class Metric(NamedTuple):
@@ -213,8 +224,7 @@ def start_from_means(X, y, table, W, b, first, settings, n_threads=1):
                 raw[:, columns] = centered @ in_metric.T
                 sums[:] = in_metric.T
 
-            blocks = list(gen_batches(n_buckets, BLOCK))
-            members.run(move_sums, blocks)
+            members.run(move_sums, blocks(n_buckets))
             sums = _Sums(raw, squares, total)
             of_rows = codes[rows], weight[rows], in_sums[rows], lengths
             shrinkage, scale = _least_loss(sums, *of_rows)
@@ -226,7 +236,7 @@ def start_from_means(X, y, table, W, b, first, settings, n_threads=1):
                 part *= np.float32(scale) / divisor[columns]
                 b[lo + columns.start : lo + columns.stop] = -metric.center @ part
 
-            members.run(finish, blocks)
+            members.run(finish, blocks(n_buckets))
             b[lo:hi] += prior - scale / 2 * squares / divisor**2
 
 
@@ -242,7 +252,7 @@ def _add_means(X, codes, weight, center, W, members):
             _add_rows(*arrays, sums)
         W[features] = sums.T
 
-    members.run(add, list(gen_batches(X.shape[1], TILE)))
+    members.run(add, slices(X.shape[1], _FEATURES))
 
 
 @njit

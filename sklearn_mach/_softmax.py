@@ -37,7 +37,14 @@ from . import _dense
 from ._compat import njit, one_blas_thread, read_only
 from ._int16 import add_product, prefetch
 from ._progress import SilentTask, report_epoch
-from ._tiles import TILE_COLUMNS, TILE_ROWS, add_products
+from ._tiles import (
+    TILE_COLUMNS,
+    TILE_ROWS,
+    add_products,
+    pack_negative,
+    packed_shape,
+    subtract_product,
+)
 
 # Sums over features keep their order, so that every number is the same whatever
 # columns stand beside it; fusing multiplications with additions is harmless.
@@ -46,7 +53,9 @@ _ELEMENTWISE = {"contract", "arcp", "nsz", "afn"}
 _TILE = 256  # features of W that are made floats at a time
 _HALF_VALUES = 1 << 18  # of float16 rows that are scored, made float32 at a time
 _DENSE_COLUMNS = 512  # of W, trained together on a dense X
-_GRADIENT_ROWS = 32  # of a dense batch that a thread differentiates at a time
+_BATCH_PART = (
+    32  # rows of a dense batch that a thread reads or differentiates at a time
+)
 _NOTHING = np.float32(1e-25)  # of a probability
 _BLOCK_ROWS = 240  # of a dense X, whose logits are made together; the tiles of
 _BLOCK_FEATURES = 128  # these features and
@@ -372,27 +381,50 @@ def _sgd_epoch_dense(
     the rows of the batch in the gradients.
     """
     W = W[:, lo : lo + b.size]
-    width, n_features = b.size, W.shape[0]
-    columns = list(gen_batches(width, _dense.BLOCK))
-    shrunk = np.repeat(rate != 0, width // rate.size).astype(np.float32)
-    space = np.empty((min(batch_size, order.size), width), np.float32)
+    columns, tiles = _dense.blocks(b.size), _dense.blocks(b.size, TILE_COLUMNS)
+    shrunk = np.repeat(rate != 0, b.size // rate.size).astype(np.float32)
+    size = min(batch_size, order.size)
+    batch, steps = np.empty((2, size, W.shape[0]), np.float32)
+    scores = np.empty((size, b.size), np.float32)
+    shares = np.empty(size, np.float32)
+    packed = np.zeros(packed_shape(size, W.shape[0]), np.float32)
+    groups = _dense.slices(len(packed), -(-len(packed) // 4))
     b_read, y, table, weight, step = read_only(b, y, table, weight, step)
     has_steps = bool(step.any())
+    falls = bool(past.any() or slow.any())
     with _dense.team(n_threads) as members:
         for t in range(0, order.size, batch_size):
             if halt[0]:
                 break
             rows = order[t : t + batch_size]
-            Xb = _dense.float_rows(X, rows)
-            Z = space[: rows.size]
+            parts = _dense.slices(rows.size, _BATCH_PART)
+            A, P, Z, share = (
+                array[: rows.size] for array in (batch, steps, scores, shares)
+            )
             done = np.float32(t / order.size)
             factor = decay[0] + (decay[1] - decay[0]) * done
-
-            def score(block, Xb=Xb, Z=Z):
-                Z[:, block] = Xb @ W[:, block]
-
-            parts = list(gen_batches(rows.size, _GRADIENT_ROWS))
+            slowing = np.sqrt(1 + past + slow * done) if falls else np.ones(1, "f")
+            slowed = gain / slowing[: gain.size]
             losses = np.zeros((len(parts), loss.size))
+
+            def gather(
+                part, rows=rows, A=A, P=P, share=share, slowed=slowed, c=slowing
+            ):
+                A[part] = X[rows[part]]
+                if not has_steps:
+                    return
+                share[part] = bias / c[-1]
+                if metric is None:
+                    P[part] = A[part]
+                else:
+                    P[part] = (
+                        metric.apply(A[part]) if moved is None else moved[rows[part]]
+                    )
+                    share[part] -= P[part] @ metric.center
+                P[part] *= slowed
+
+            def score(block, A=A, Z=Z):
+                np.matmul(A, W[:, block], out=Z[:, block])
 
             def differentiate(i, rows=rows, Z=Z, factor=factor, losses=losses, p=parts):
                 _batch_gradient(
@@ -400,32 +432,25 @@ def _sgd_epoch_dense(
                     losses[i]
                 )  # fmt: skip
 
+            members.run(gather, parts)
             members.run(score, columns)
             members.run(differentiate, range(len(parts)))
             loss += losses.sum(axis=0)
             if not has_steps:
                 continue
-            slowing = np.sqrt(1 + past + slow * done)
-            share = np.full(rows.size, bias / slowing[-1], np.float32)
-            if metric is None:
-                A = Xb
-            else:
-                A = metric.apply(Xb) if moved is None else moved[rows]
-            A = A * (gain / slowing[:-1])
-            if metric is not None:
-                share -= A @ metric.center
             keep = 1 / (1 + np.float32(shrink * factor * rows.size) * shrunk)
 
-            def change(block, A=A, Z=Z, share=share, keep=keep):
-                part = np.ascontiguousarray(Z[:, block])
-                b[block] -= share @ part
-                for features in gen_batches(n_features, _dense.TILE):
-                    tile = W[features, block]
-                    tile -= A[:, features].T @ part
-                    if shrink > 0:
-                        tile *= keep[block]
+            def pack(part, P=P, n=rows.size):
+                pack_negative(P, packed[:, :n], part.start, part.stop)
 
-            members.run(change, columns)
+            def change(block, Z=Z, share=share, keep=keep, n=rows.size):
+                subtract_product(packed[:, :n], Z, W, block.start, block.stop)
+                b[block] -= share @ Z[:, block]
+                if shrink > 0:
+                    W[:, block] *= keep[block]
+
+            members.run(pack, groups)
+            members.run(change, tiles)
 
 
 class Settings(NamedTuple):
@@ -621,7 +646,8 @@ def make_settings(
     metric = moved = shrink = None
     if has_gains and not sp.issparse(X):
         limit = _limit(lengths, weight)
-        shrink = np.sqrt(limit / np.maximum(lengths, limit)).astype(np.float32)
+        shrink = np.minimum(limit / np.maximum(lengths, _SMALLEST), 1)
+        shrink = np.sqrt(shrink).astype(np.float32)
         metric = seen.metric
         if metric is None and (n_samples >= _N_PROBE_MIN or not is_block):
             metric = _dense.find_metric(X, row_weight, shrink, n_columns, seed)

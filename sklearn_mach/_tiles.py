@@ -1,4 +1,4 @@
-"""The innermost loop of a product of float32 matrices, in LLVM's vector types.
+"""Products of float32 matrices in tiles, with a loop in LLVM's vector types.
 
 The sums of a tile of the product stay in registers while the features pass.  The best
 loop in Numba alone, 2 rows and 8 features a pass over the columns, takes twice as long:
@@ -8,11 +8,14 @@ A sum starts from what is there and adds the features in their order, each by on
 operation where the processor has it.  Its bits do not depend on its place in a tile.
 """
 
+import numpy as np
 from llvmlite import ir
 from numba import config, types
 from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
+
+from ._compat import njit
 
 # 32 registers of 16 numbers, or 16 of 8, hold the sums, the columns of one feature and
 # the value of one row.
@@ -80,3 +83,55 @@ else:
             return context.get_dummy_value()
 
         return types.none(A, B, C), generate
+
+
+_SUBTRACTED = 10  # tiles of columns whose rows of B stay in the L2 cache
+
+
+def packed_shape(m, d):
+    """Shape of A (m, d) with its columns in groups, the last one filled up."""
+    return -(-d // TILE_ROWS), m, TILE_ROWS
+
+
+@njit
+def pack_negative(A, packed, start, stop):
+    """The groups ``start:stop`` of packed, see `packed_shape`, become those of -A."""
+    for g in range(start, stop):
+        j = g * TILE_ROWS
+        n_columns = min(A.shape[1] - j, TILE_ROWS)
+        group = packed[g]
+        for i in range(A.shape[0]):
+            for c in range(n_columns):
+                group[i, c] = -A[i, j + c]
+
+
+@njit
+def subtract_product(packed, B, C, start, stop):
+    """C[:, start:stop] -= A.T @ B[:, start:stop], for the packed -A.
+
+    BLAS would make the product first, and another pass over C would subtract it.
+    """
+    m, n_features = B.shape[0], C.shape[0]
+    width = _SUBTRACTED * TILE_COLUMNS
+    rows = np.zeros((_SUBTRACTED, m, TILE_COLUMNS), np.float32)
+    tile = np.zeros((TILE_ROWS, TILE_COLUMNS), np.float32)
+    for q0 in range(start, stop, width):
+        n_tiles = (min(stop - q0, width) + TILE_COLUMNS - 1) // TILE_COLUMNS
+        for i in range(m):
+            for t in range(n_tiles):
+                q = q0 + t * TILE_COLUMNS
+                for c in range(min(stop - q, TILE_COLUMNS)):
+                    rows[t, i, c] = B[i, q + c]
+        for g in range(packed.shape[0]):
+            j = g * TILE_ROWS
+            n_rows = min(n_features - j, TILE_ROWS)
+            for t in range(n_tiles):
+                q = q0 + t * TILE_COLUMNS
+                n_columns = min(stop - q, TILE_COLUMNS)
+                for r in range(n_rows):
+                    for c in range(n_columns):
+                        tile[r, c] = C[j + r, q + c]
+                add_products(packed[g], rows[t], tile)
+                for r in range(n_rows):
+                    for c in range(n_columns):
+                        C[j + r, q + c] = tile[r, c]

@@ -406,9 +406,9 @@ def test_plan_keeps_to_the_bytes_there_are(n_classes, n_features, n_nonzeros):
         (21_841, 6_144, {"n_samples": 1_000_000}, (8, 2.5e13 / 6_144e6 / 8)),
         (60_000, 6_144, {"n_samples": 60_000}, (8, 2**30 / 4 / 6_145 / 8)),
         (10_000, 1_999, {"n_samples": 10_000, "n_nonzeros": 20}, (1, 10_000)),
-        (10_000, 1_999, {"n_samples": 10**6, "n_nonzeros": 20}, (8, 2e11 / 2e7 / 8)),
+        (20_000, 1_999, {"n_samples": 10**6, "n_nonzeros": 20}, (8, 2e11 / 2e7 / 8)),
         # Without n_samples a row a class.
-        (100_000, 768, {}, (8, 2.5e13 / 768e5 / 8)),
+        (1_000_000, 768, {}, (8, 2.5e13 / 768e6 / 8)),
         (700, 500, {}, (1, 700)),
     ],
 )
