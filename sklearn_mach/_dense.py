@@ -142,13 +142,13 @@ def find_metric(X, weight, shrink, n_columns, seed):
         rows = np.sort(rng.choice(rows, n_rows, replace=False))
     share = (weight[rows] / weight[rows].sum(dtype=np.float64)).astype(np.float32)
     center = np.zeros(n_features)
-    for part in gen_batches(rows.size, 4096):
+    for part in gen_batches(rows.size, 1024):
         center += (share * shrink[rows])[part] @ float_rows(X, rows[part])
     center = center.astype(np.float32)
     root = (np.sqrt(share) * shrink[rows])[:, None]
     if is_whole:
         covariance = np.zeros((n_features, n_features))
-        for part in gen_batches(rows.size, 4096):
+        for part in gen_batches(rows.size, 1024):
             A = (float_rows(X, rows[part]) - center) * root[part]
             covariance += A.T @ A
         values, vectors = scipy.linalg.eigh(covariance, overwrite_a=True)
@@ -246,7 +246,7 @@ def _add_means(X, codes, weight, center, W, members):
     def add(features):
         sums = np.zeros((W.shape[1], features.stop - features.start), np.float32)
         part_center = center[features]
-        for rows in gen_batches(X.shape[0], 4096):
+        for rows in gen_batches(X.shape[0], 1024):
             part = X[rows, features].astype(np.float32, copy=False)
             arrays = read_only(part, codes[rows], weight[rows], part_center)
             _add_rows(*arrays, sums)

@@ -81,6 +81,7 @@ _SLOW_ROWS = 20_000  # after which all steps have, with a penalty
 _HEAVIEST = 2.0  # weight of a visit, of rows that weigh 1 on average
 _LONGEST = 4.0  # times the median squared length, at most, is a typical one
 _PROBE_PRODUCTS = 5e8  # multiply-adds of an epoch's product in the dense trial
+_PROBE_ROWS_BYTES = 1 << 26  # of its rows, at most
 _WORTH_EPOCHS = 0.003  # share of the loss by which twice the epochs must lower it
 
 _SILENT = SilentTask()
@@ -1094,7 +1095,9 @@ def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
     number = np.full(n_buckets, -1, np.int32)
     number[chosen] = np.arange(chosen.size)
     rows = rng.permutation(settings.train[number[column[y[settings.train]]] >= 0])
-    rows = rows[: max(int(_PROBE_PRODUCTS / (X.shape[1] * chosen.size)), _N_PROBE_MIN)]
+    by_products = _PROBE_PRODUCTS / (X.shape[1] * chosen.size)
+    most = min(_N_PROBE, by_products, _PROBE_ROWS_BYTES / (4 * X.shape[1]))
+    rows = rows[: max(int(most), _N_PROBE_MIN)]
     X, y = _dense.float_rows(X, rows), number[column[y[rows]]]
     moved = None if settings.moved is None else settings.moved[rows]
     if moved is None:

@@ -41,7 +41,14 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
-from sklearn_mach import MACHClassifier, _classifier, _hashing, _softmax, theory
+from sklearn_mach import (
+    MACHClassifier,
+    _classifier,
+    _dense,
+    _hashing,
+    _softmax,
+    theory,
+)
 from sklearn_mach.datasets import make_many_classes
 from sklearn_mach.metrics import class_ranks
 
@@ -2556,7 +2563,8 @@ needs_compilation = pytest.mark.skipif(
 @needs_compilation
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_float16_and_memory_maps_are_not_copied(monkeypatch, tmp_path, dtype):
-    monkeypatch.setattr(_softmax, "_N_PROBE", 4_000)  # rows of the trial: it is quick
+    monkeypatch.setattr(_softmax, "_N_PROBE", 2_000)  # rows of the trial
+    monkeypatch.setattr(_dense, "_MOVED_BYTES", 0)  # rows in the metric are not kept
     rng = np.random.default_rng(0)
     n, d = 24_000, 160  # a batch of 1,024 rows is a small part of them
     y = np.arange(n) % 8
