@@ -66,6 +66,8 @@ _SMALLEST = 1e-30  # squared length of a row, and its inverse the largest
 _N_PROBE = 30_000  # rows of the trial
 _N_PROBE_BUCKETS = 64  # at most, in the trial
 _N_PROBE_MIN = 1_000  # with fewer rows there is no trial
+_MANY_BUCKETS = 256  # of which the trial takes some, rather than merging them
+_N_PROBE_ROWS = 6_000  # that it then takes, about
 _PROBE_VISITS = 72_000  # of rows, in three to five epochs
 _PROBE_SHARE = 10  # the trial takes this part of the bytes of the weights
 _PROBE_BYTES = 16 << 20  # or these, if that is less
@@ -990,7 +992,8 @@ def probe_step(X, y, column, n_buckets, settings, n_columns, n_jobs=None):
     Repetitions that differ by their factor only, a power of two from 1/4 to 32, are
     trained on at most 24,000 rows.  The log loss of others, each factor's at its best
     temperature, a parabola in the logarithm of the factor, has its minimum at the
-    answer.  Without the temperature confidence is punished, which later is corrected
+    answer.  Of more than 256 buckets, which are nearly classes, it is the rows of some
+    of them, since merged ones would ask for other steps.  Without the temperature confidence is punished, which later is corrected
     anyway, and all the more the fewer rows there are.
 
     With fewer than 1,000 rows there is no answer.  The trial takes a tenth of the bytes
@@ -999,9 +1002,15 @@ def probe_step(X, y, column, n_buckets, settings, n_columns, n_jobs=None):
     """
     if settings.train.size < _N_PROBE_MIN:
         return None
-    n_buckets = min(n_buckets, _N_PROBE_BUCKETS)
     budget = probe_bytes(X.shape[1], n_columns)
-    order = np.random.default_rng([settings.seed, 1]).permutation(settings.train)
+    rng = np.random.default_rng([settings.seed, 1])
+    order = rng.permutation(settings.train)
+    if n_buckets > _MANY_BUCKETS:
+        share = _N_PROBE_ROWS / order.size
+        column, n_buckets, chosen = _some_buckets(column, n_buckets, share, rng)
+        order = order[chosen[y[order]]]
+    else:
+        n_buckets = min(n_buckets, _N_PROBE_BUCKETS)
     order, features = order[:_N_PROBE], np.arange(X.shape[1])
     if sp.issparse(X):
         features = np.unique(X[order].indices)
@@ -1074,6 +1083,20 @@ def probe_step(X, y, column, n_buckets, settings, n_columns, n_jobs=None):
     return float(2.0 ** (best + shift))
 
 
+def _some_buckets(column, n_buckets, share, rng):
+    """A share of the buckets, 64 at least, with new numbers.
+
+    Returns the new numbers of the classes (K,), how many buckets there are, and whether
+    a class is in one of them (K,).
+    """
+    n_chosen = max(int(np.ceil(share * n_buckets)), _N_PROBE_BUCKETS)
+    chosen = rng.permutation(n_buckets)[:n_chosen]
+    number = np.full(n_buckets, -1, np.int32)
+    number[chosen] = np.arange(chosen.size)
+    column = number[column]
+    return column, chosen.size, column >= 0
+
+
 def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
     """The factor of the steps and the number of epochs that suit dense rows.
 
@@ -1090,15 +1113,13 @@ def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
     n_most = len(settings.decay)
     rng = np.random.default_rng([settings.seed, 1])
     share = np.sqrt(_PROBE_PRODUCTS / (X.shape[1] * n_rows * n_buckets))
-    share = max(share, _N_PROBE_MIN / n_rows, min(_N_PROBE_BUCKETS / n_buckets, 1))
-    chosen = rng.permutation(n_buckets)[: int(np.ceil(share * n_buckets))]
-    number = np.full(n_buckets, -1, np.int32)
-    number[chosen] = np.arange(chosen.size)
-    rows = rng.permutation(settings.train[number[column[y[settings.train]]] >= 0])
-    by_products = _PROBE_PRODUCTS / (X.shape[1] * chosen.size)
+    share = max(share, _N_PROBE_MIN / n_rows)
+    column, n_buckets, chosen = _some_buckets(column, n_buckets, share, rng)
+    rows = rng.permutation(settings.train[chosen[y[settings.train]]])
+    by_products = _PROBE_PRODUCTS / (X.shape[1] * n_buckets)
     most = min(_N_PROBE, by_products, _PROBE_ROWS_BYTES / (4 * X.shape[1]))
     rows = rows[: max(int(most), _N_PROBE_MIN)]
-    X, y = _dense.float_rows(X, rows), number[column[y[rows]]]
+    X, y = _dense.float_rows(X, rows), column[y[rows]]
     moved = None if settings.moved is None else settings.moved[rows]
     if moved is None:
         moved = settings.metric.apply(X)
@@ -1118,8 +1139,8 @@ def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
         shrink=settings.shrink[rows],
     )
     n_threads = effective_n_jobs(n_jobs)
-    table = np.arange(chosen.size, dtype=np.int32)[:, None]
-    shapes = (X.shape[1], chosen.size), chosen.size
+    table = np.arange(n_buckets, dtype=np.int32)[:, None]
+    shapes = (X.shape[1], n_buckets), n_buckets
     start = tuple(np.zeros(shape, np.float32) for shape in shapes)
     _dense.start_from_means(X, y, table, *start, 0, trial, n_threads)
     held_rows, own, weight = X[held], y[held], trial.row_weight(held)
