@@ -992,9 +992,10 @@ def probe_step(X, y, column, n_buckets, settings, n_columns, n_jobs=None):
     Repetitions that differ by their factor only, a power of two from 1/4 to 32, are
     trained on at most 24,000 rows.  The log loss of others, each factor's at its best
     temperature, a parabola in the logarithm of the factor, has its minimum at the
-    answer.  Of more than 256 buckets, which are nearly classes, it is the rows of some
-    of them, since merged ones would ask for other steps.  Without the temperature confidence is punished, which later is corrected
-    anyway, and all the more the fewer rows there are.
+    answer.  Without the temperature confidence is punished, which later is corrected
+    anyway, and all the more the fewer rows there are.  Of more than 256 buckets, which
+    are nearly classes, the trial takes the rows of some: merged ones would ask for
+    other steps.
 
     With fewer than 1,000 rows there is no answer.  The trial takes a tenth of the bytes
     of `n_columns` of weights: of fewer rows or buckets, and a few factors at a time.
