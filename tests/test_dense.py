@@ -7,9 +7,10 @@ import pytest
 import reference
 import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
-from test_softmax import COMPILED, learner, needs_compilation, orders, problem
+from test_softmax import learner, needs_compilation, orders, problem
 
 from sklearn_mach import MACHClassifier, _dense, _softmax
+from sklearn_mach._tiles import pack_negative, packed_shape, subtract_product
 from sklearn_mach.datasets import make_many_classes
 
 
@@ -187,6 +188,39 @@ def test_epochs_and_factor_of_dense_rows_come_from_a_trial():
     assert _softmax.probe_dense(X[:999], y[:999], *sizes) == (None, None)
 
 
+@pytest.mark.parametrize("share", [0.001, 0.5, 1.0])
+def test_a_trial_of_many_buckets_takes_all_classes_of_some(share):
+    column = np.random.default_rng(0).permutation(3_000) % 1_000
+    numbers, n_buckets, chosen = _softmax._some_buckets(
+        column, 1_000, share, np.random.default_rng(1)
+    )
+    assert n_buckets == max(1_000 * share, 64)
+    assert_array_equal(np.unique(numbers[chosen]), np.arange(n_buckets))
+    assert (numbers[~chosen] == -1).all()
+    # Classes share a new bucket if and only if they shared an old one.
+    pairs = np.unique(np.column_stack([column, numbers])[chosen], axis=0)
+    assert len(pairs) == n_buckets
+    assert chosen.sum() == 3 * n_buckets
+
+
+@pytest.mark.parametrize("m, d, n", [(1, 1, 1), (5, 9, 50), (33, 17, 97), (2, 8, 500)])
+def test_a_product_is_subtracted_in_tiles(m, d, n):
+    rng = np.random.default_rng(0)  # small integers, whose sums are exact
+    A, B, C = (
+        rng.integers(-9, 10, shape).astype(np.float32)
+        for shape in ((m, d), (m, n + 7), (d, n + 7))
+    )
+    packed = np.zeros(packed_shape(m + 3, d), np.float32)  # room for more rows
+    half = len(packed) // 2
+    for start, stop in ((0, half), (half, len(packed))):
+        pack_negative(A, packed[:, :m], start, stop)
+    expected = C.copy()
+    expected[:, 2 : n + 2] -= A.T @ B[:, 2 : n + 2]
+    for start, stop in ((2, 2 + n // 2), (2 + n // 2, n + 2)):
+        subtract_product(packed[:, :m], B, C, start, stop)
+    assert_array_equal(C, expected)
+
+
 @pytest.mark.parametrize("n_threads", [1, 2, 3])
 def test_a_team_calls_every_part_once_and_raises_what_was_raised(n_threads):
     with _dense.team(n_threads) as members:
@@ -209,10 +243,9 @@ def test_a_team_calls_every_part_once_and_raises_what_was_raised(n_threads):
         members.run(call, [1])  # and goes on
 
 
+@needs_compilation
 def test_dense_rows_of_zeros_and_ones_are_learned_as_sparse_ones():
-    X, y = make_many_classes(
-        2_000 if COMPILED else 400, 300, 50, n_nonzeros=8, signal=0.6, random_state=0
-    )
+    X, y = make_many_classes(2_000, 300, 50, n_nonzeros=8, signal=0.6, random_state=0)
     half = X.shape[0] // 2
     scores = []
     for rows in (X, X.toarray()):
