@@ -130,8 +130,8 @@ def find_metric(X, weight, shrink, n_columns, seed):
 
     shrink (n,): factors of the rows, less than 1 for very long ones.  P is the whole
     matrix where its products cost little beside those with `n_columns` of weights.  The
-    eigenvalues of the covariance get the share d / (d + n)
-    of their mean, n the rows that it is taken from: the smallest are the least certain.
+    eigenvalues of the covariance of n rows get the share d / (d + n) of their mean,
+    since the smallest are the least certain.
     """
     n_features = X.shape[1]
     is_whole = n_features <= min(2 * max(n_columns, _FEW_COLUMNS), _MOST_FEATURES)
@@ -194,8 +194,8 @@ def start_from_means(X, y, table, W, b, first, settings, n_threads=1):
     score of a bucket with the mean m of its rows is ``t (x - c) P m - t/2 m P m``, c
     the center, plus the logarithm of its share.  Means are shrunk: some rows of mean
     zero are added to each bucket, and very long rows count as in `find_metric`.  How
-    many, and the scale t, give some of the rows,
-    each left out of its own mean, the least log loss.
+    many, and the scale t, give some of the rows, each left out of its own mean, the
+    least log loss.
     """
     metric = settings.metric
     n_buckets = b.size // table.shape[1]
