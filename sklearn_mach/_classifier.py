@@ -1066,7 +1066,8 @@ class MACHClassifier(
                         *rows, plan.table[:, 0], n_buckets, trial, width, self.n_jobs
                     )
                     if factor is not None:
-                        if len(waiting) > 1:  # rows may come again, known by heart
+                        if len(waiting) > 1 and trial.metric is None:
+                            # rows may come again, known by heart
                             factor = min(factor, _softmax.DEFAULT_FACTOR)
                         waiting = []
                     elif is_block:  # a copy: the caller may fill its arrays anew
@@ -1089,7 +1090,7 @@ class MACHClassifier(
             if plan.n_old:
                 W[:, : plan.n_old * n_buckets] = self._weights
                 b[: plan.n_old * n_buckets] = self._intercepts
-            if not is_block and settings.metric is not None:
+            if settings.starts:
                 n_threads = effective_n_jobs(self.n_jobs)
                 with one_blas_thread():
                     _dense.start_from_means(
@@ -1117,7 +1118,7 @@ class MACHClassifier(
                 W,
                 b,
                 first,
-                not continued and settings.metric is None,
+                not continued and not settings.starts,
                 settings,
                 self.n_jobs,
                 block_task,

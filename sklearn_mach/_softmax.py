@@ -483,6 +483,7 @@ class Settings(NamedTuple):
         None where they would take much memory.
     shrink : float32 array of shape (n_samples,), factors of dense rows in sums: less
         than 1 for very long ones.
+    starts : bool, whether the weights start from the means of the buckets.
     """
 
     step: np.ndarray
@@ -507,6 +508,7 @@ class Settings(NamedTuple):
     metric: _dense.Metric | None = None
     moved: np.ndarray | None = None
     shrink: np.ndarray | None = None
+    starts: bool = False
 
     def scaled(self, factor):
         """The same with all steps multiplied by `factor`."""
@@ -742,6 +744,7 @@ def make_settings(
         metric=metric,
         moved=moved,
         shrink=shrink,
+        starts=metric is not None and not is_block,
     )
     return settings, seen
 
@@ -1143,7 +1146,8 @@ def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
     table = np.arange(n_buckets, dtype=np.int32)[:, None]
     shapes = (X.shape[1], n_buckets), n_buckets
     start = tuple(np.zeros(shape, np.float32) for shape in shapes)
-    _dense.start_from_means(X, y, table, *start, 0, trial, n_threads)
+    if settings.starts:
+        _dense.start_from_means(X, y, table, *start, 0, trial, n_threads)
     held_rows, own, weight = X[held], y[held], trial.row_weight(held)
     losses = {}
 
