@@ -63,7 +63,7 @@ def top5(model, X):
 
 CLASSIFIERS = {
     "MACH": lambda **params: MACHClassifier(random_state=0, n_jobs=N_JOBS, **params),
-    "logistic": LogisticRegression,
+    "logistic": lambda: LogisticRegression(C=10),  # better here than 1 and 100
     "LinearSVC": LinearSVC,
     "centroid": NearestCentroid,
     "30 neighbours": lambda: KNeighborsClassifier(30, algorithm="brute"),
@@ -160,7 +160,7 @@ def read(path):
 def reduced(folder, n_columns):
     X, y = read(folder / "train.npz")
     X_test, y_test = read(folder / "test.npz")
-    svd = TruncatedSVD(n_columns, random_state=0).fit(X)
+    svd = TruncatedSVD(n_columns, n_iter=2, random_state=0).fit(X)
     rows = (normalize(svd.transform(part)).astype(np.float32) for part in (X, X_test))
     X, X_test = rows
     return X, y, X_test, y_test
