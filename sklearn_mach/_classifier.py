@@ -1021,9 +1021,9 @@ class MACHClassifier(
         width, n_buckets = plan.n_repetitions * plan.n_buckets, plan.n_buckets
         is_block = method == "partial_fit"
         continued = is_block and plan.n_old > 0
-        n_iter, before, factor, waiting = 0, None, None, []
+        n_iter, old, factor, waiting = 0, None, None, []
         if continued:
-            n_iter, before = self.n_iter_, self._seen
+            n_iter, old = self.n_iter_, self._seen
             factor, waiting = self._factor, self._waiting
         # the rows set aside stay the same when repetitions are added
         order_seed = self._order_seed if plan.n_old else plan.order_seed
@@ -1049,7 +1049,7 @@ class MACHClassifier(
 
         n_epochs = None
         with one_blas_thread():  # whose sums depend on its threads
-            settings, seen = settings_of(X, y, weight, before)
+            settings, seen = settings_of(X, y, weight, old)
             if self.learning_rate == "auto":
                 if factor is None:
                     rows, trial = (X, y), settings
@@ -1060,8 +1060,8 @@ class MACHClassifier(
                         *rows, weights = _stack(waiting)
                         trial, stacked = settings_of(*rows, weights)
                         if stacked.metric is not None:
-                            before = before._replace(metric=stacked.metric)
-                            settings, seen = settings_of(X, y, weight, before)
+                            old = old._replace(metric=stacked.metric)
+                            settings, seen = settings_of(X, y, weight, old)
                     factor, n_epochs = _softmax.probe(
                         *rows, plan.table[:, 0], n_buckets, trial, width, self.n_jobs
                     )
