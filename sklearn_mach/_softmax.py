@@ -148,6 +148,17 @@ def _add_logits(data, indices, start, stop, W, lo, z):
         p += 1
 
 
+@njit(inner=True, fastmath=_ELEMENTWISE)
+def _scale_gradient(z, factor):
+    """z *= factor, where a probability of next to nothing counts as zero.
+
+    In another order the product of a long step and 1 - P would overflow.
+    """
+    for q in range(z.shape[0]):
+        e = z[q] if abs(z[q]) > _NOTHING else np.float32(0.0)
+        z[q] = e * factor
+
+
 @njit(inner=True)
 def _softmax_gradient(z, scale, b, codes, step, rate, bias, weight, loss):
     """z (R B,), where the logits are scale * z + b, becomes the gradient.
@@ -173,14 +184,13 @@ def _softmax_gradient(z, scale, b, codes, step, rate, bias, weight, loss):
         loss[r] += weight * (np.log(total) - target)
         zr[codes[r]] -= total
         factor = step * rate[r] / total
+        if bias is None:
+            _scale_gradient(zr, factor)
+            continue
         for q in range(n_buckets):
-            if bias is None:
-                e = zr[q]
-                zr[q] = (e if abs(e) > _NOTHING else np.float32(0.0)) * factor
-            else:
-                g = zr[q] * factor
-                zr[q] = g
-                br[q] -= bias * g
+            g = zr[q] * factor
+            zr[q] = g
+            br[q] -= bias * g
 
 
 @njit(fastmath=_ELEMENTWISE)

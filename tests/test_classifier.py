@@ -237,7 +237,7 @@ def test_divergence_is_an_error_that_names_the_remedy(blobs, sparse, learning_ra
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("learning_rate", [1e20, 1e35, 3e37, 8e37])
+@pytest.mark.parametrize("learning_rate", [1e20, 1e35, 3e37, 3e38])
 @pytest.mark.parametrize("scale", [0.1, 1.5, 10])
 def test_weights_are_refused_where_they_overflow_and_else_finite(
     blobs, sparse, learning_rate, scale
