@@ -3,7 +3,7 @@
 Few columns, all filled and correlated, are learned slowly by steps along them.  The
 steps are therefore taken in another metric, in which the rows are centred and their
 variance is more even (`Metric`), and the weights start from the means of the buckets
-(`start_from_means`).  Products are left to BLAS, in blocks of fixed shapes: its sums
+(`start_from_means`).  BLAS makes the products in blocks of fixed shapes: its sums
 depend on the shapes, so that they are the same for every number of threads.
 """
 
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.linalg
+from joblib import cpu_count
 from scipy.optimize import minimize_scalar
 from sklearn.utils import gen_batches
 from sklearn.utils.extmath import randomized_svd
@@ -24,11 +25,11 @@ BIAS = 0.02  # square of the value of the intercept's feature, rows of mean leng
 _BLOCK = 512  # columns of W that a thread multiplies at a time, at most
 _FEATURES = 256  # whose sums a thread makes at a time
 _SAMPLE = 20_000  # rows that show their covariance
-_SAMPLE_BYTES = 1 << 28
+_SAMPLE_BYTES = 1 << 28  # of these rows, where there are many features
 _N_DIRECTIONS = 64  # of the largest variance, where not all are worth their cost
-_FEW_COLUMNS = 256
 _EQUAL = 1e-10  # variance of rows that differ by rounding, in their squared length
-_MOST_FEATURES = 2048
+_CHEAP_FEATURES = 512  # all whose directions are evened, however few columns W has,
+_MOST_FEATURES = 2048  # and however many
 _MOVED_BYTES = 1 << 28  # rows in the metric that are kept
 _LOOKED_AT = 5_000_000  # scores that the start is fitted to
 _SHRINKAGES = (0.5, 1.0, 3.0, 10.0, 30.0)  # rows of mean zero added to each bucket
@@ -78,8 +79,12 @@ class Team:
 
 @contextmanager
 def team(n_threads):
-    """A `Team` whose threads end with the block."""
-    members = Team(n_threads)
+    """A `Team` whose threads end with the block.
+
+    They are at most the processors of this machine: in the context of a cluster joblib
+    counts those of all machines.
+    """
+    members = Team(min(n_threads, cpu_count()))
     try:
         yield members
     finally:
@@ -134,7 +139,7 @@ def find_metric(X, weight, shrink, n_columns, seed):
     since the smallest are the least certain.
     """
     n_features = X.shape[1]
-    is_whole = n_features <= min(2 * max(n_columns, _FEW_COLUMNS), _MOST_FEATURES)
+    is_whole = n_features <= np.clip(2 * n_columns, _CHEAP_FEATURES, _MOST_FEATURES)
     n_rows = _SAMPLE if is_whole else _SAMPLE_BYTES // (4 * n_features)
     rows = np.flatnonzero(weight)
     if rows.size > n_rows:

@@ -85,7 +85,53 @@ else:
         return types.none(A, B, C), generate
 
 
-_SUBTRACTED = 10  # tiles of columns whose rows of B stay in the L2 cache
+_BLOCK_ROWS = 240  # of a product that are made together; the tiles of
+_BLOCK_FEATURES = 128  # these features and
+_BLOCK_COLUMNS = 480  # columns stay in the L2 cache
+_SUBTRACTED = 10  # tiles of columns whose rows of B stay there
+
+
+@njit
+def product_and_intercepts(X, W, b, out):
+    """out = X W + b, in which a row has the same bits in any company.
+
+    Tiles A of X, B of W and C of out lie one after another.  Those at the edges are
+    whole too, and what is computed beyond the edges is dropped.
+    """
+    n_groups = (min(X.shape[0], _BLOCK_ROWS) + TILE_ROWS - 1) // TILE_ROWS
+    n_tiles = (min(b.shape[0], _BLOCK_COLUMNS) + TILE_COLUMNS - 1) // TILE_COLUMNS
+    A = np.zeros((n_groups, X.shape[1], TILE_ROWS), np.float32)
+    B = np.zeros((n_tiles, min(X.shape[1], _BLOCK_FEATURES), TILE_COLUMNS), np.float32)
+    C = np.zeros((n_tiles, n_groups, TILE_ROWS, TILE_COLUMNS), np.float32)
+    for i0 in range(0, X.shape[0], _BLOCK_ROWS):
+        n_rows = min(X.shape[0] - i0, _BLOCK_ROWS)
+        n_groups = (n_rows + TILE_ROWS - 1) // TILE_ROWS
+        for i in range(n_rows):
+            for j in range(X.shape[1]):
+                A[i // TILE_ROWS, j, i % TILE_ROWS] = X[i0 + i, j]
+        for q0 in range(0, b.shape[0], _BLOCK_COLUMNS):
+            n_columns = min(b.shape[0] - q0, _BLOCK_COLUMNS)
+            n_tiles = (n_columns + TILE_COLUMNS - 1) // TILE_COLUMNS
+            for i in range(n_rows):
+                for t in range(n_tiles):
+                    q = t * TILE_COLUMNS
+                    for c in range(min(n_columns - q, TILE_COLUMNS)):
+                        C[t, i // TILE_ROWS, i % TILE_ROWS, c] = b[q0 + q + c]
+            for j0 in range(0, X.shape[1], _BLOCK_FEATURES):
+                j1 = min(j0 + _BLOCK_FEATURES, X.shape[1])
+                for j in range(j0, j1):
+                    for t in range(n_tiles):
+                        q = t * TILE_COLUMNS
+                        for c in range(min(n_columns - q, TILE_COLUMNS)):
+                            B[t, j - j0, c] = W[j, q0 + q + c]
+                for t in range(n_tiles):
+                    for g in range(n_groups):
+                        add_products(A[g, j0:j1], B[t], C[t, g])
+            for i in range(n_rows):
+                for t in range(n_tiles):
+                    q = t * TILE_COLUMNS
+                    for c in range(min(n_columns - q, TILE_COLUMNS)):
+                        out[i0 + i, q0 + q + c] = C[t, i // TILE_ROWS, i % TILE_ROWS, c]
 
 
 def packed_shape(m, d):
