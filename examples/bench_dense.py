@@ -11,7 +11,8 @@ clusters  20,000 Gaussian clusters in 384 columns, 95,000 rows, unit length
 few       2,000 rows of 500 columns, 2 % filled, 700 classes; dense and as CSR
 products  the time of an epoch against NumPy's products of the same shapes, threads
           as many, for several d and B
-imagenet  100,000 rows of 6,144 columns, 21,841 classes: the bytes, and the products
+imagenet  100,000 rows of 6,144 columns, 21,841 classes: the bytes; the products of a
+          sixth of the rows
 FOLDER    has ``train.npz`` and ``test.npz`` (data, indices, indptr, shape, y), whose
           rows are reduced by truncated SVD to each of ``--columns``
 """
@@ -239,6 +240,8 @@ def main():
             )
             rows = X[:100_000], y[:100_000], X[100_000:], y[100_000:]
             compare(what, *rows, ["MACH"], args.timeout, ({"max_iter": 1},))
+            del X, rows
+            products([(6_144, 21_841, 16_384)], repeats=3)
         else:
             for n_columns in map(int, args.columns.split(",")):
                 rows = reduced(Path(what), n_columns)

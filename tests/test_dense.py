@@ -107,8 +107,8 @@ def test_steps_of_dense_rows_are_those_in_the_metric(monkeypatch, moved, weighte
     start = started[0]
     W, b, _ = reference.sgd_fit(X, y, table, 3, rows, step, start=start, **options)
     # Steps of 4 amplify the rounding errors of float32.
-    assert_allclose(model.coef_, W, rtol=5e-3, atol=5e-3 * np.abs(W).max())
-    assert_allclose(model.intercept_, b, rtol=5e-3, atol=5e-3 * np.abs(b).max())
+    assert_allclose(model.coef_, W, rtol=1e-3, atol=1e-3)
+    assert_allclose(model.intercept_, b, rtol=1e-3, atol=1e-3)
 
 
 def test_the_start_has_the_least_loss_of_rows_left_out_of_their_means():
@@ -186,6 +186,27 @@ def test_epochs_and_factor_of_dense_rows_come_from_a_trial():
     few = settings_of(X[:999], y[:999].astype(np.int32), n_columns=40)
     sizes = column, 40, few
     assert _softmax.probe_dense(X[:999], y[:999], *sizes) == (None, None)
+
+
+@needs_compilation
+def test_the_trial_finds_steps_and_epochs_nearly_as_good_as_any(monkeypatch):
+    # 30 rows a class with much noise, so that long training learns them by heart.
+    X, y = make_many_classes(
+        9_000, 32, 200, dense=True, class_exponent=0, random_state=0
+    )
+    half = slice(0, 6_000), slice(6_000, None)
+    X, X_test, y, y_test = X[half[0]], X[half[1]], y[half[0]], y[half[1]]
+    accuracies = {}
+    found = MACHClassifier(random_state=0).fit(X, y).score(X_test, y_test)
+    for factor in (0.25, 4.0, 32.0):
+        for n_epochs in (1, 32):
+            fixed = factor, n_epochs
+            monkeypatch.setattr(_softmax, "probe_dense", lambda *_, f=fixed: f)
+            model = MACHClassifier(random_state=0).fit(X, y)
+            accuracies[fixed] = model.score(X_test, y_test)
+    # The standard error of 3,000 rows is 0.009; and the choices do matter.
+    assert found > max(accuracies.values()) - 0.02, (found, accuracies)
+    assert min(accuracies.values()) < found - 0.04
 
 
 @pytest.mark.parametrize("share", [0.001, 0.5, 1.0])
