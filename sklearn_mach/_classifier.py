@@ -136,9 +136,10 @@ class MACHClassifier(
 
     n_buckets : int or "auto", default="auto"
         The number B of buckets of a repetition, at least 2.  "auto" takes 64, or one
-        for each class if there are at most 256 classes.  With as many buckets as
-        classes every class has its own and one repetition is all that is needed; more
-        buckets than classes are never used.
+        for each class if there are at most 256 classes; for dense rows and for fewer
+        than 2,000 features see Notes.  With as many buckets as classes every class has
+        its own and one repetition is all that is needed; more buckets than classes are
+        never used.
 
     hashing : {"clustered", "balanced", "universal"} or array-like of int of shape \
             (n_classes, n_repetitions), default="clustered"
