@@ -23,6 +23,17 @@ _ROWS = 1000  # looked at together
 _N_GAPS = 1 << 18  # counted together
 
 
+def digits(n_classes, n_buckets):
+    """Factor of the mean logarithm that turns bucket probabilities 1/B into 1/K."""
+    return max(1.0, np.log(n_classes) / np.log(max(n_buckets, 2)))
+
+
+def log_prior(class_weights):
+    """Logarithms of K times the shares of the classes, float64 (n_classes,)."""
+    share = class_weights / class_weights.sum()
+    return np.log(np.maximum(share, share[share > 0].min()) * share.size)
+
+
 def log_proportions(scores, scalars):
     """Logarithms of numbers proportional to the probabilities, in place of the scores.
 

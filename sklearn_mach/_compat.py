@@ -60,8 +60,28 @@ __all__ = [
     "njit",
     "one_blas_thread",
     "read_only",
+    "unchanged_on_error",
     "with_callbacks",
 ]
+
+
+@contextmanager
+def unchanged_on_error(estimator):
+    """Whatever goes wrong inside, the attributes are those from before.
+
+    Those of the callbacks stay, which `with_callbacks` tears down and removes.
+    """
+    before = estimator.__dict__.copy()
+    try:
+        yield
+    except BaseException:
+        for name in ("_callback_fit_ctx", "_skl_callbacks_to_teardown"):
+            if name in estimator.__dict__:
+                before[name] = estimator.__dict__[name]
+        estimator.__dict__.clear()
+        estimator.__dict__.update(before)
+        raise
+
 
 # Sums may be re-ordered and fused, but NaN and infinity keep their meaning.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}

@@ -37,6 +37,20 @@ _MERGES = {"sum": 0, "min": 1, "median": 2}
 _SUM, _MIN, _MEDIAN = _MERGES.values()
 
 
+class Decoder(NamedTuple):
+    is_log: bool
+    merge: str
+    is_mean: bool
+
+
+DECODERS = {
+    "log_mean": Decoder(True, "sum", True),
+    "mean": Decoder(False, "sum", True),
+    "min": Decoder(False, "min", False),
+    "median": Decoder(False, "median", False),
+}
+
+
 class Prepared(NamedTuple):
     """What `decode_topk` can know before it sees scores: plain arrays."""
 

@@ -88,7 +88,7 @@ def draw_table(
             column = _universal(n_buckets, group, n_groups, r, rng)
         table[:, r] = column
         if n_groups < n_classes:
-            group, n_groups = _split(group, column, n_buckets)
+            group, n_groups = split_groups(group, column, n_buckets)
     if n_groups < n_classes:
         raise ValueError(
             f"hashing={hashing!r} left {n_classes - n_groups} of {n_classes} classes "
@@ -108,7 +108,7 @@ def find_twins(table, n_buckets):
     """Two classes with equal rows in `table`, or None."""
     group, n_groups = np.zeros(table.shape[0], np.int64), 1
     for column in table.T:
-        group, n_groups = _split(group, column, n_buckets)
+        group, n_groups = split_groups(group, column, n_buckets)
     if n_groups == table.shape[0]:
         return None
     order = np.argsort(group, kind="stable")
@@ -134,7 +134,7 @@ def collision_chance(table, n_buckets, hashing):
     return n_pairs / (n_repetitions * n_classes * max(n_classes - 1, 1))
 
 
-def _split(group, column, n_buckets):
+def split_groups(group, column, n_buckets):
     """Number the distinct pairs (group, bucket): shape (K,), and their count."""
     values, group = np.unique(group * n_buckets + column, return_inverse=True)
     return group, values.size
@@ -280,7 +280,7 @@ def _universal(n_buckets, group, n_groups, r, rng):
         column = random_column(n_classes, n_buckets, rng)
         if draws == 1:
             return column
-        found = _split(group, column, n_buckets)[1]
+        found = split_groups(group, column, n_buckets)[1]
         if found > best_groups:
             best, best_groups = column, found
         if found == n_classes:

@@ -4,22 +4,18 @@ The first r repetitions of a model are a model of r repetitions, so that the sco
 its stages are those of all smaller R.
 """
 
-import pickle
 from functools import wraps
-from io import BytesIO
 from numbers import Integral, Real
 from time import perf_counter
 
 import numpy as np
-import scipy.sparse as sp
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
 from sklearn.model_selection import KFold, ShuffleSplit, check_cv
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
-from . import _hashing, theory
-from ._backends import format_bytes
+from . import theory
 from ._classifier import MACHClassifier
 from ._compat import (
     HasMethods,
@@ -27,6 +23,11 @@ from ._compat import (
     StrOptions,
     _fit_context,
 )
+from ._inputs import check_rows
+from ._learners import learner_of
+from ._memory import format_bytes
+from ._planning import free_columns, least_repetitions
+from ._rows import n_values
 from .metrics import TopKScorer, check_weight
 
 _SEEDS = np.iinfo(np.int32).max
@@ -212,7 +213,9 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "hashing of the classifier is an array, which fixes R and B. Pass the "
                 "name of a way to draw tables, such as hashing='balanced'."
             )
-        rows, labels = base._validate(X, y, reset=True)
+        learner = learner_of(base)
+        in_float32 = learner.in_float32
+        rows, labels = check_rows(base, X, y, in_float32=in_float32, reset=True)
         weight = check_weight(sample_weight, labels)
         classes = np.unique(labels)
         random_state = check_random_state(self.random_state)
@@ -223,7 +226,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         splits = self._splits(rows, labels, weight, split_seed)
         parts = [
             self._score_sizes(base, rows, labels, weight, splits, classes.size, *sizes)
-            for sizes in self._candidates(base, rows, classes.size)
+            for sizes in self._candidates(base, learner, rows, classes.size)
         ]
         results = {
             name: np.concatenate([part[name] for part in parts]) for name in parts[0]
@@ -276,7 +279,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             splitter = ShuffleSplit(1, test_size=self.cv, random_state=seed)
         return [(used[train], used[test]) for train, test in splitter.split(used)]
 
-    def _candidates(self, base, X, n_classes):
+    def _candidates(self, base, learner, X, n_classes):
         """B, least R and largest R, for each B with which a model fits the budget."""
         n_buckets = np.asarray(self.n_buckets)
         if (
@@ -297,13 +300,13 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 n_classes,
                 self.n_repetitions,
                 B,
-                n_nonzeros=X.nnz if sp.issparse(X) else X.size,
-                max_columns=base._free_columns(X.shape[1]),
+                n_nonzeros=n_values(X),
+                max_columns=free_columns(learner, X.shape[1]),
             )
-            least = _least_repetitions(base, n_classes, B, largest)
+            least = least_repetitions(base, n_classes, B, largest)
             if least > largest:
                 continue
-            if base.estimator is None and self.max_bytes is not None:
+            if learner.weights_bytes(X.shape[1], 1) and self.max_bytes is not None:
                 cost = theory.model_cost(n_classes, X.shape[1], 1, used).mach.n_bytes
                 smallest.append(least * cost)
                 largest = min(largest, int(self.max_bytes // cost))
@@ -334,7 +337,8 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             hits = [(labels == y[test, None]).any(axis=1) for labels in stages]
             held_weight = None if weight is None else weight[test]
             scores.append(np.average(hits, axis=1, weights=held_weight))
-            n_bytes.append(stage_bytes(model, n_classes, min(n_buckets, n_classes)))
+            sizes = n_classes, min(n_buckets, n_classes)
+            n_bytes.append(learner_of(model).stage_bytes(model, *sizes))
         used = slice(least - 1, None)
         n_repetitions = np.arange(1, largest + 1)[used]
         return {
@@ -368,6 +372,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     predict_proba = _of_best_estimator("predict_proba")
     predict_log_proba = _of_best_estimator("predict_log_proba")
     decision_function = _of_best_estimator("decision_function")
+    class_ranks = _of_best_estimator("class_ranks")
 
     @available_if(_is_refitted)
     def score(self, X, y, sample_weight=None):
@@ -420,36 +425,3 @@ def _chooses_rows(part, n_samples):
     return (
         part.dtype.kind in "iu" and -n_samples <= part.min() <= part.max() < n_samples
     )
-
-
-def stage_bytes(model, n_classes, n_buckets):
-    """Bytes of the first 1, 2, ..., R repetitions of a fitted MACHClassifier, (R,)."""
-    n_repetitions = np.arange(1, model.n_repetitions_ + 1)
-    if model.estimator is None:
-        cost = theory.model_cost(
-            n_classes, model.n_features_in_, n_repetitions, n_buckets
-        )
-        return cost.mach.n_bytes
-    # A pickler remembers what it has written, as within the one list of model_bytes_.
-    file = BytesIO()
-    pickler = pickle.Pickler(file, pickle.HIGHEST_PROTOCOL)
-    ends = []
-    for base in model.estimators_:
-        pickler.dump(base)
-        ends.append(file.tell())
-    return np.array(ends) + n_repetitions * n_classes * model.bucket_table_.itemsize
-
-
-def _least_repetitions(base, n_classes, n_buckets, largest):
-    """Smallest R whose table tells all classes apart; largest + 1 if none does."""
-    least = _hashing.min_repetitions(n_classes, n_buckets)
-    if base.hashing != "universal" or n_classes <= n_buckets:
-        return least
-    seeds = base._draw_seeds(largest)[1]
-    while least <= largest:  # the other tables always need only the smallest number
-        try:
-            _hashing.draw_table(n_classes, n_buckets, seeds[:least], base.hashing)
-            break
-        except ValueError:
-            least += 1
-    return least

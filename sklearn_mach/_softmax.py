@@ -1378,8 +1378,8 @@ OVERFLOW = (
 )
 
 
-def bucket_proba(X, W, b, n_buckets, log):
-    """(Log) probabilities of the buckets, float32 of shape (n_samples, R, B)."""
+def logits(X, W, b):
+    """X W + b, float32 of shape (n_samples, R B), every row by itself."""
     Z = np.empty((X.shape[0], b.size), np.float32)
     if sp.issparse(X):
         _logits_csr(*read_only(X.data, X.indices, X.indptr, W, b), Z)
@@ -1390,6 +1390,11 @@ def bucket_proba(X, W, b, n_buckets, log):
             _logits_dense(*read_only(part, W, b), Z[i : i + n_rows])
     else:
         _logits_dense(*read_only(X, W, b), Z)
+    return Z
+
+
+def normalise(Z, n_buckets, log):
+    """(Log) probabilities (n_samples, R, B) in the place of logits Z (n, R B)."""
     with np.errstate(over="ignore", invalid="ignore"):
         is_finite = np.isfinite(Z.sum()) or np.isfinite(Z).all()
     if not is_finite:
@@ -1398,4 +1403,9 @@ def bucket_proba(X, W, b, n_buckets, log):
         _log_normalise(Z, n_buckets)
     else:
         _normalise(Z, n_buckets)
-    return Z.reshape(X.shape[0], -1, n_buckets)
+    return Z.reshape(Z.shape[0], -1, n_buckets)
+
+
+def bucket_proba(X, W, b, n_buckets, log):
+    """(Log) probabilities of the buckets, float32 of shape (n_samples, R, B)."""
+    return normalise(logits(X, W, b), n_buckets, log)

@@ -14,8 +14,9 @@ from sklearn.utils.validation import check_is_fitted
 from . import theory
 from ._classifier import MACHClassifier
 from ._compat import check_matplotlib_support
-from ._hashing import _split, random_column
-from ._search import MACHClassifierCV, stage_bytes
+from ._hashing import random_column, split_groups
+from ._learners import learner_of
+from ._search import MACHClassifierCV
 from .metrics import (
     _check_positive,
     _unwrap,
@@ -176,7 +177,9 @@ class MemoryCurveDisplay(_Display):
         for estimator in estimators.values():
             model, rows, labels = _unwrap(estimator, X, y)
             if isinstance(model, MACHClassifier):
-                sizes = stage_bytes(model, model.classes_.size, model.n_buckets_)
+                sizes = learner_of(model).stage_bytes(
+                    model, model.classes_.size, model.n_buckets_
+                )
                 accuracy = list(model.staged_score(rows, labels))
             else:
                 sizes = [len(pickle.dumps(model))]
@@ -648,7 +651,7 @@ def _collides(n_classes, n_buckets, n_repetitions, rng):
     group = np.zeros(n_classes, np.int64)
     for r in range(n_repetitions):
         column = random_column(n_classes, n_buckets, rng)
-        group, n_groups = _split(group, column, n_buckets)
+        group, n_groups = split_groups(group, column, n_buckets)
         if n_groups == n_classes:
             break
         found[r] = True

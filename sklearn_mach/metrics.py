@@ -14,12 +14,10 @@ import numpy as np
 from sklearn import get_config
 from sklearn.pipeline import Pipeline
 from sklearn.utils import column_or_1d, gen_batches, indexable
-from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import check_is_fitted
 
-from ._classifier import MACHClassifier
 from ._compat import _check_sample_weight
-from ._decoding import rank_of
+from ._inputs import find_labels
 
 __all__ = [
     "TopKScorer",
@@ -194,7 +192,7 @@ def neg_log_loss(estimator, X, y, sample_weight=None):
     """
     weight = check_weight(sample_weight, y)
     estimator, X, y = _unwrap(estimator, X, y)
-    codes = _codes(y, estimator.classes_)
+    codes = find_labels(y, estimator.classes_)
 
     def own(X, codes):
         return estimator.predict_proba(X)[np.arange(codes.size), codes]
@@ -241,24 +239,15 @@ def class_ranks(estimator, X, y):
     array([0, 1, 2, 3])
     """
     estimator, X, y = _unwrap(estimator, X, y)
-    codes, n_classes = _codes(y, estimator.classes_), len(estimator.classes_)
-    if isinstance(estimator, MACHClassifier):
-        estimator._check_prediction()
-        X, n_jobs = estimator._validate(X), estimator._n_threads()
-        chunks = estimator._chunks(y.size, n_jobs)
-        n_jobs = n_jobs if len(chunks) > 1 else 1
+    if hasattr(estimator, "class_ranks"):
+        return estimator.class_ranks(X, y)
+    codes, n_classes = find_labels(y, estimator.classes_), len(estimator.classes_)
 
-        def count(X, codes):
-            scores, table = estimator._bucket_scores(X), estimator.bucket_table_
-            return rank_of(scores, table, codes, **estimator._decoding())
+    def count(X, codes):
+        return _count_before(_class_scores(estimator, X), codes)
 
-    else:
-        chunks, n_jobs = _chunks(y.size, n_classes), 1
-
-        def count(X, codes):
-            return _count_before(_class_scores(estimator, X), codes)
-
-    ranks = _map_rows(count, X, np.maximum(codes, 0), chunks, n_jobs)
+    chunks = _chunks(y.size, n_classes)
+    ranks = _map_rows(count, X, np.maximum(codes, 0), chunks)
     return np.where(codes < 0, n_classes, ranks)
 
 
@@ -359,7 +348,7 @@ def top_confidence(estimator, X, y):
         return np.column_stack([proba[np.arange(place.size), place], place == codes])
 
     chunks = _chunks(y.size, len(estimator.classes_))
-    return _map_rows(best, X, _codes(y, estimator.classes_), chunks).T
+    return _map_rows(best, X, find_labels(y, estimator.classes_), chunks).T
 
 
 def confidence_bins(confidence, n_bins):
@@ -409,13 +398,6 @@ def _unwrap(estimator, X, y):
     return estimator, *indexable(X, column_or_1d(y))
 
 
-def _codes(y, classes):
-    """Places of the labels y in classes, -1 for those that are not there."""
-    # A dictionary, unlike sorting, takes labels of types that cannot be compared.
-    places = {label: k for k, label in enumerate(np.asarray(classes).tolist())}
-    return np.array([places.get(label, -1) for label in y.tolist()], dtype=np.int64)
-
-
 def _chunks(n_samples, n_scores):
     """Slices of rows of which n_scores scores each fit in the memory to work in."""
     n_bytes = min(get_config()["working_memory"] * 2**20, _CHUNK_BYTES)
@@ -424,14 +406,10 @@ def _chunks(n_samples, n_scores):
     return list(gen_batches(max(n_samples, 1), n_rows))
 
 
-def _map_rows(function, X, y, chunks, n_jobs=1):
+def _map_rows(function, X, y, chunks):
     """Concatenate function(X[rows], y[rows]) over the chunks."""
     X = X.iloc if hasattr(X, "iloc") else X  # by position, whatever the index
-    return np.concatenate(
-        Parallel(n_jobs=n_jobs, require="sharedmem")(
-            delayed(function)(X[rows], y[rows]) for rows in chunks
-        )
-    )
+    return np.concatenate([function(X[rows], y[rows]) for rows in chunks])
 
 
 def _class_scores(estimator, X):

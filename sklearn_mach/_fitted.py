@@ -1,0 +1,397 @@
+"""What a fitted classifier does: predict, be calibrated, and be looked into."""
+
+from numbers import Integral
+
+import numpy as np
+from sklearn.metrics import accuracy_score
+from sklearn.utils import column_or_1d
+from sklearn.utils.validation import check_consistent_length, check_is_fitted
+
+from ._compat import _check_sample_weight, unchanged_on_error
+from ._decoding import DECODERS
+from ._inputs import check_rows, encode_as, find_labels
+from ._learners import learner_of
+
+
+class Fitted:
+    """Predictions and attributes of a classifier that has `_fitted`, a `Fit`."""
+
+    def predict(self, X):
+        """Predict the best class of each row.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples,), with the dtype of `classes_`
+        """
+        return self.predict_topk(X, k=1)[:, 0]
+
+    def predict_topk(self, X, k=5, return_scores=False):
+        """Predict the k best classes of each row without scoring them all at once.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        k : int, default=5
+            From 1 to the number of classes.
+        return_scores : bool, default=False
+            Whether to return the scores too.
+
+        Returns
+        -------
+        labels : ndarray of shape (n_samples, k)
+            Best first; of classes with equal scores the first in `classes_`.
+        scores : ndarray of shape (n_samples, k), float32
+            Scores as in `decision_function`, if `return_scores`.
+        """
+        X = self._checked(X, k)
+        classes, scores = self._fitted.model.topk(X, k, **self._how())
+        labels = self.classes_[classes]
+        return (labels, scores) if return_scores else labels
+
+    def staged_predict(self, X):
+        """Predict the best class of each row by the first r repetitions, r = 1..R.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Yields
+        ------
+        y : ndarray of shape (n_samples,), with the dtype of `classes_`
+            As in `staged_predict_topk`.
+        """
+        return (labels[:, 0] for labels in self.staged_predict_topk(X, k=1))
+
+    def staged_predict_topk(self, X, k=5, return_scores=False):
+        """Predict the k best classes by the first r repetitions, for r = 1, 2, ..., R.
+
+        What a model of r repetitions would predict, for every r, at the cost of a few
+        times `predict_topk`: the scores of r repetitions are those of r - 1 and one
+        more. Only medians are found anew for each r. All stages are made before the
+        first is given: they are held as 4 bytes (8 with `return_scores`) for each row,
+        stage and place among the best k.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        k : int, default=5
+            From 1 to the number of classes.
+        return_scores : bool, default=False
+            Whether to give the scores too.
+
+        Yields
+        ------
+        labels : ndarray of shape (n_samples, k)
+            Best first; of classes with equal scores the first in `classes_`. The last
+            are those of `predict_topk`. Before that, classes whose scores differ by a
+            rounding error in float32 may have changed places in a model of r
+            repetitions.
+        scores : ndarray of shape (n_samples, k), float32
+            Scores as in `decision_function`, if `return_scores`.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_digits
+        >>> from sklearn_mach import MACHClassifier
+        >>> X, y = load_digits(return_X_y=True)
+        >>> model = MACHClassifier(n_repetitions=4, n_buckets=4, random_state=0)
+        >>> model.fit(X / 16, y)
+        MACHClassifier(n_buckets=4, n_repetitions=4, random_state=0)
+        >>> [labels.shape for labels in model.staged_predict_topk(X[:3] / 16, k=2)]
+        [(3, 2), (3, 2), (3, 2), (3, 2)]
+        """
+        X = self._checked(X, k)
+        options = {"return_scores": return_scores} | self._how()
+        stages = self._fitted.model.stages(X, k, **options)
+        if return_scores:
+            return ((self.classes_[best], scores) for best, scores in stages)
+        return (self.classes_[best] for best, _ in stages)
+
+    def staged_score(self, X, y, sample_weight=None):
+        """Give the accuracy of the first r repetitions, for r = 1, 2, ..., R.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            True labels.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+
+        Yields
+        ------
+        score : float
+            Accuracy of `staged_predict`.
+        """
+        check_consistent_length(X, y, sample_weight)
+        return (
+            accuracy_score(y, labels, sample_weight=sample_weight)
+            for labels in self.staged_predict(X)
+        )
+
+    def class_ranks(self, X, y):
+        """Count the classes that come before the true one, in each row.
+
+        The order is by score, highest first, then by place in `classes_`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+            True labels.
+
+        Returns
+        -------
+        ranks : ndarray of shape (n_samples,), int64
+            0 is the best; n_classes for a label that is not in `classes_`.
+        """
+        X = self._checked(X)
+        check_consistent_length(X, y)
+        codes = find_labels(column_or_1d(y), self.classes_)
+        ranks = self._fitted.model.ranks(X, np.maximum(codes, 0), **self._how())
+        return np.where(codes < 0, self.classes_.size, ranks)
+
+    def decision_function(self, X):
+        """Score every class: the merged bucket scores.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        scores : ndarray of shape (n_samples, n_classes), float32
+            Of shape (n_samples,) if there are two classes: the second score less the
+            first.
+
+        Raises
+        ------
+        MemoryError
+            If the scores would not fit in the free memory; use `predict_topk`.
+        """
+        scores = self._fitted.model.scores(self._checked(X), **self._how())
+        if self.classes_.size == 2:
+            return scores[:, 1] - scores[:, 0]
+        return scores
+
+    def predict_proba(self, X):
+        """Estimate the probability of every class.
+
+        With "log_mean" the probabilities follow from the scores by three scalars that
+        `fit` or `calibrate` finds on rows not trained on; with the other decoders, or
+        without such rows, they are less reliable.  See Notes of the class.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        proba : ndarray of shape (n_samples, n_classes), float64
+            Rows sum to one.
+
+        Raises
+        ------
+        MemoryError
+            If the probabilities would not fit in the free memory; use `predict_topk`.
+        """
+        return self._fitted.model.scores(self._checked(X), proba=True, **self._how())
+
+    def predict_log_proba(self, X):
+        """Logarithm of `predict_proba`.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+
+        Returns
+        -------
+        log_proba : ndarray of shape (n_samples, n_classes), float64
+            Minus infinity for a probability of zero.
+        """
+        proba = self.predict_proba(X)
+        with np.errstate(divide="ignore"):
+            return np.log(proba, out=proba)
+
+    def calibrate(self, X, y, sample_weight=None):
+        """Fit the logit adjustment and the probabilities to rows not trained on.
+
+        `fit` of the built-in learner does this by itself with rows that it sets aside,
+        if there are at least 10,000 rows.  `partial_fit` never does: it keeps what the
+        last `fit` or `calibrate` found.  Call `calibrate` after the last block, or with
+        rows that are more like those to come, or after the fit of base classifiers.
+        The weights of the model stay as they are.
+
+        Parameters
+        ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+            Rows that the model was not trained on, some hundreds at least.
+        y : array-like of shape (n_samples,)
+            Their labels, all of them in `classes_`.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows: finite, not negative and not all zero.  `class_weight`
+            is not applied.
+
+        Returns
+        -------
+        self : MACHClassifier
+            With another `logit_adjustment_`, if the parameter is "auto", and other
+            probabilities of "log_mean".
+
+        Examples
+        --------
+        >>> from sklearn_mach import MACHClassifier
+        >>> from sklearn_mach.datasets import make_many_classes
+        >>> X, y = make_many_classes(3000, 500, 100, random_state=0)
+        >>> model = MACHClassifier(n_buckets=16, random_state=0)
+        >>> for start in range(0, 2000, 500):
+        ...     rows = slice(start, start + 500)
+        ...     _ = model.partial_fit(X[rows], y[rows], classes=range(100))
+        >>> model.calibrate(X[2000:], y[2000:]).predict_proba(X[:1]).shape
+        (1, 100)
+        """
+        check_is_fitted(self)
+        self._validate_params()
+        self._check_version("calibrate")
+        with unchanged_on_error(self):
+            in_float32 = learner_of(self).in_float32
+            X, y = check_rows(self, X, y, in_float32=in_float32)
+            codes = encode_as(y, self.classes_)
+            weight = np.ones(codes.size)
+            if sample_weight is not None:
+                weight = _check_sample_weight(
+                    sample_weight, X, dtype=np.float64, ensure_non_negative=True
+                )
+            if not weight.any():
+                raise ValueError(
+                    "sample_weight is zero for all rows. At least one row must have a "
+                    "positive weight."
+                )
+            order = np.random.default_rng(0).permutation(np.flatnonzero(weight))
+            model = self._fitted.model.calibrated(
+                X,
+                codes,
+                order,
+                weight[order],
+                self._fitted.class_weights,
+                self.logit_adjustment,
+                device=self.device_,
+                n_jobs=self.n_jobs,
+            )
+            self._fitted = self._fitted._replace(model=model)
+        return self
+
+    def _how(self):
+        """How the model is to predict, as keyword arguments of its methods."""
+        return {"decoder": self.decoder, "device": self.device_, "n_jobs": self.n_jobs}
+
+    def _checked(self, X, k=1):
+        """Rows for a prediction of k classes, refused with parameters set since.
+
+        Looking at two of these takes a microsecond, and scikit-learn's check of all
+        0.1 ms, longer than the prediction of a row.
+        """
+        check_is_fitted(self)
+        is_decoder = isinstance(self.decoder, str) and self.decoder in DECODERS
+        if not is_decoder or not isinstance(self.n_jobs, Integral | None):
+            self._validate_params()
+        if self.n_jobs == 0:
+            raise ValueError(
+                "n_jobs=0 is no number of threads. Use None, a positive integer, or -1 "
+                "for all processors."
+            )
+        n_classes = self.classes_.size
+        if not isinstance(k, Integral) or not 1 <= k <= n_classes:
+            raise ValueError(
+                f"k must be an integer from 1 to the number of classes, {n_classes}; "
+                f"got {k!r}."
+            )
+        return check_rows(self, X, in_float32=learner_of(self).in_float32)
+
+    def _check_version(self, cause):
+        """Refuse to go on with a model that has no sums over its training rows."""
+        if self._fitted.class_weights is None:
+            raise ValueError(
+                "This model was pickled by an older version of sklearn_mach, without "
+                f"the sums over the training rows that {cause} needs. Call fit to "
+                "train it anew."
+            )
+
+    # Looking inside -----------------------------------------------------------------
+
+    def _get(self, name):
+        """An attribute of the model; an error for which `hasattr` is False."""
+        check_is_fitted(self, "_fitted")
+        return getattr(self._fitted.model, name)
+
+    @property
+    def n_iter_(self):
+        """Epochs done by the repetition that was trained for longest."""
+        check_is_fitted(self, "_fitted")
+        return self._fitted.n_iter
+
+    @property
+    def t_(self):
+        """Rows passed by the built-in learner."""
+        check_is_fitted(self, "_fitted")
+        return self._fitted.memory.t
+
+    @property
+    def n_repetitions_(self):
+        """The number R of repetitions."""
+        return self._get("n_repetitions")
+
+    @property
+    def n_buckets_(self):
+        """The number B of buckets of a repetition."""
+        return self._get("n_buckets")
+
+    @property
+    def bucket_table_(self):
+        """The bucket of each class in each repetition, (n_classes, n_repetitions)."""
+        return self._get("table")
+
+    @property
+    def logit_adjustment_(self):
+        """The logit adjustment in use."""
+        return self._get("tau")
+
+    @property
+    def model_bytes_(self):
+        """Bytes of the weights, or of the pickled base classifiers, and the table."""
+        return self._get("n_bytes")
+
+    @property
+    def coef_(self):
+        """Weights of the built-in learner, (n_repetitions, n_buckets, n_features)."""
+        return self._get_learned("coef")
+
+    @property
+    def intercept_(self):
+        """Intercepts of the built-in learner, (n_repetitions, n_buckets)."""
+        return self._get_learned("intercept")
+
+    @property
+    def estimators_(self):
+        """The fitted base classifiers."""
+        return self._get_learned("estimators")
+
+    def _get_learned(self, name):
+        """What only one kind of learner has; an error for which `hasattr` is False."""
+        scorer = self._get("scorer")
+        if hasattr(scorer, name):
+            return getattr(scorer, name)
+        if hasattr(scorer, "estimators"):
+            raise AttributeError(
+                f"{name}_ is an attribute of the built-in learner. This model was "
+                f"fitted with a base estimator: see {name}_ of its estimators_, if "
+                "they have it."
+            )
+        raise AttributeError(
+            f"{name}_ is an attribute of models of a base estimator. This model was "
+            "fitted with the built-in learner."
+        )

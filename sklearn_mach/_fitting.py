@@ -1,0 +1,81 @@
+"""From checked rows to a fitted model: what `fit` and `partial_fit` share."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ._hashing import collision_chance
+from ._inputs import row_weights
+from ._model import Model
+
+
+class Fit(NamedTuple):
+    """A fitted model, and what it takes to go on with it.
+
+    model : `Model`
+    memory : the learner's
+    class_weights : float array of shape (K,), sums of the weights of the rows; None if
+        an older version pickled the model without them
+    n_iter : int, epochs of the repetition that was trained for longest
+    """
+
+    model: Model
+    memory: object
+    class_weights: np.ndarray | None
+    n_iter: int
+
+
+def route(estimator, learner, method, rows, sample_weight, fit_params):
+    """Weights of the rows (X, y, codes, classes), and arguments of a base estimator."""
+    weight = row_weights(*rows, sample_weight, estimator.class_weight)
+    cause = "sample_weight" if sample_weight is not None else "class_weight"
+    return weight, learner.route(estimator, method, weight, cause, fit_params)
+
+
+def train(parameters, learner, method, X, y, weight, params, plan, old, device, task):
+    """Train what `plan` asks for, and calibrate the model where rows are set aside.
+
+    parameters : with the parameters of MACHClassifier as attributes
+    method : "fit" or "partial_fit"
+    X, y, weight : checked rows, numbers of their classes, their weights or None
+    params : keyword arguments of a base estimator
+    old : the `Fit` to go on with, or None
+    device : str, the learner's choice
+    task : ``task(name, r, n_epochs=, attributes=)`` gives the task that begins with
+        repetition r
+
+    Returns a `Fit`.
+    """
+    class_weights = np.bincount(y, weight, plan.table.shape[0])
+    if method == "partial_fit" and old is not None:
+        draft, class_weights = old.model, old.class_weights + class_weights
+    else:
+        chance = collision_chance(plan.table, plan.n_buckets, parameters.hashing)
+        draft = Model(plan.table, plan.n_buckets, None, chance)
+    is_auto = parameters.logit_adjustment == "auto"
+    tau = draft.tau if is_auto else float(parameters.logit_adjustment)
+    draft = draft.adjusted(tau, class_weights)
+
+    def task_of(name, first, *, n_epochs=0, scorer=None):
+        def attributes():
+            model = draft.replace(scorer=scorer())
+            return {"_fitted": Fit(model, None, class_weights, 0)}
+
+        return task(name, first, n_epochs=n_epochs, attributes=attributes)
+
+    before = (None, None) if old is None else (old.model.scorer, old.memory)
+    work = method, X, y, weight, params, plan
+    trained = learner.train(*work, *before, device, task_of)
+    model = draft.replace(scorer=trained.scorer)
+    if trained.held.size:
+        model = model.calibrated(
+            X,
+            y,
+            trained.held,
+            trained.held_weight,
+            class_weights,
+            parameters.logit_adjustment,
+            device=device,
+            n_jobs=parameters.n_jobs,
+        )
+    return Fit(model, trained.memory, class_weights, trained.n_iter)

@@ -1,0 +1,256 @@
+"""Rows, labels and weights that a user passes: checked, and labels as numbers."""
+
+from numbers import Real
+
+import numpy as np
+import scipy.sparse as sp
+from sklearn.utils import assert_all_finite, compute_class_weight, gen_batches
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import validate_data
+
+from ._compat import _check_sample_weight
+
+_PLAIN_VALUES = 100_000  # values of X that are checked in the short way
+_CHECKED_VALUES = 1 << 20  # of a float16 X, checked at a time
+_LARGEST_VALUE = 1e150  # of X, or squares overflow; below its inverse they vanish
+_NO_LABELS = object()  # in place of y, which may be None or anything else by mistake
+
+
+def check_rows(estimator, X, y=_NO_LABELS, *, in_float32, reset=False):
+    """Checked rows (CSR canonical with int32 indices, or C-ordered), and labels.
+
+    They are float32 or float64; float16 stays where rows are dense and are learned
+    `in_float32`, for which values that leave no room there are refused in training.
+    With `reset` the estimator takes the number and names of the features from X.
+    """
+    has_labels = y is not _NO_LABELS
+    if not has_labels and in_float32 and _is_plain(estimator, X):
+        return X
+    tags = estimator.__sklearn_tags__().input_tags
+    if has_labels:
+        _check_labels(y, "y")
+    _refuse_dates(X)
+    dtypes, is_half = [np.float64, np.float32], False
+    if in_float32:
+        dtypes.append(np.float16)
+        dtype = getattr(X, "dtype", None)
+        is_half = isinstance(dtype, np.dtype) and dtype == np.float16
+        if is_half and sp.issparse(X):  # of which SciPy does little, and kernels
+            X, is_half = X.astype(np.float32), False
+    try:
+        checked = validate_data(
+            estimator,
+            X,
+            y if has_labels else "no_validation",
+            reset=reset,
+            accept_sparse="csr" if tags.sparse else False,
+            dtype=dtypes,
+            order="C",
+            ensure_all_finite=not (tags.allow_nan or is_half),
+        )
+    except ValueError as error:
+        if "could not convert string to float" not in str(error):
+            raise
+        raise ValueError(
+            f"X holds strings that are no numbers: {error}. Make features of them "
+            "first, for example with sklearn.preprocessing.OneHotEncoder, or of "
+            "text with sklearn.feature_extraction.text.TfidfVectorizer."
+        ) from error
+    X, *labels = checked if isinstance(checked, tuple) else (checked,)
+    if is_half:
+        _assert_finite_in_batches(X, type(estimator).__name__)
+    if sp.issparse(X):
+        X = _canonical(X)
+    if not labels:
+        return X
+    if in_float32:
+        _refuse_extremes(X)
+    if labels[0].dtype.kind not in "biuU":  # which are always classes
+        # twice each: few rows a class, of which it warns, are usual here
+        check_classification_targets(np.repeat(labels[0], 2))
+    return X, labels[0]
+
+
+def _is_plain(estimator, X):
+    """Whether X is a few rows that all checks of `check_rows` leave as they are.
+
+    Seeing it here saves scikit-learn's look for data frames and names of columns,
+    longer than the decoding of a row. Whatever is not plain goes there.
+    """
+    dtypes = np.float32, np.float64
+    if type(X) is np.ndarray:
+        values, is_ordered = X, X.flags.c_contiguous
+        dtypes += (np.float16,)
+    elif type(X) in (sp.csr_matrix, sp.csr_array):
+        values, is_ordered = X.data, X.indices.dtype == np.int32
+    else:
+        return False
+    return (
+        not hasattr(estimator, "feature_names_in_")
+        and is_ordered
+        and X.ndim == 2
+        and X.shape[0] > 0
+        and X.shape[1] == estimator.n_features_in_
+        and values.size <= _PLAIN_VALUES
+        and values.dtype in dtypes
+        and bool(np.isfinite(values).all())
+        and (values is X or bool(X.has_canonical_format))
+    )
+
+
+def _canonical(X):
+    """A CSR matrix of sorted, distinct columns, with indices of 32 bits if they do."""
+    if X.indices.size > X.nnz:  # arrays with room for more
+        X = X.copy()
+        X.prune()
+    if not X.has_canonical_format:
+        X = X.copy()
+        X.sum_duplicates()
+    if X.indices.dtype != np.int32 and X.nnz < 2**31 and X.shape[1] < 2**31:
+        arrays = X.data, X.indices.astype(np.int32), X.indptr.astype(np.int32)
+        X = type(X)(arrays, shape=X.shape)
+    return X
+
+
+def _refuse_dates(X):
+    """Refuse dates and durations, which NumPy takes as counts of some unit of time."""
+    dtypes = X.dtypes if hasattr(X, "dtypes") else [getattr(X, "dtype", None)]
+    for dtype in dtypes:
+        if hasattr(dtype, "is_temporal"):  # of polars
+            is_date = dtype.is_temporal()
+        else:
+            is_date = getattr(dtype, "kind", None) in ("m", "M")
+        if is_date:
+            raise ValueError(
+                f"X holds dates or durations, of dtype {dtype}. Convert them to "
+                "numbers, such as days since a date."
+            )
+
+
+def _assert_finite_in_batches(X, estimator_name):
+    """Refuse a float16 X that is not finite.
+
+    scikit-learn makes masks of all values, half as large as X.
+    """
+    for rows in gen_batches(X.shape[0], max(_CHECKED_VALUES // X.shape[1], 1)):
+        assert_all_finite(X[rows], estimator_name=estimator_name, input_name="X")
+
+
+def _refuse_extremes(X):
+    """Refuse values whose squares overflow or are all zero in float64."""
+    values = X.data if sp.issparse(X) else X
+    largest = float(max(values.max(initial=0), -values.min(initial=0)))
+    if largest and not 1 / _LARGEST_VALUE < largest < _LARGEST_VALUE:
+        raise ValueError(
+            f"The largest value of X is {largest:.3g}, which leaves no room in "
+            "float32. Use other units, that bring the rows to about unit length."
+        )
+
+
+def _check_labels(labels, name):
+    """Refuse labels that scikit-learn lets pass, or refuses in words of its own."""
+    if isinstance(labels, str):
+        raise ValueError(f"{name} must be an array of labels, got {labels!r}.")
+    labels = np.asarray(labels)
+    if labels.dtype.kind == "T":
+        raise ValueError(
+            f"{name} has NumPy's StringDType, which scikit-learn does not support. "
+            f"Pass {name}.astype(str)."
+        )
+    missing = False
+    if labels.dtype.kind in "mM":
+        missing = np.isnat(labels).any()
+    elif labels.dtype == object and labels.ndim == 1:
+        missing = any(
+            v is None or type(v).__name__ == "NAType" or v != v for v in labels
+        )
+    if missing:
+        raise ValueError(
+            f"{name} contains missing values (None, NaN or NaT). Drop them."
+        )
+
+
+def sorted_classes(classes):
+    """The distinct labels of the argument `classes`, sorted."""
+    _check_labels(classes, "classes")
+    found = np.asarray(classes)
+    if found.ndim != 1 or found.size == 0:
+        what = f"shape {found.shape}" if found.ndim else type(classes).__name__
+        raise ValueError(
+            f"classes must be a list or an array of one dimension that holds all "
+            f"labels, at least one; got {what}."
+        )
+    if found.dtype.kind == "f":
+        assert_all_finite(found, input_name="classes")
+    return encode(found, "classes")[0]
+
+
+def encode(y, name="y"):
+    """Sorted labels, and their numbers as int32 of the shape of y."""
+    try:
+        classes, codes = np.unique(y, return_inverse=True)
+    except TypeError as error:
+        raise ValueError(
+            f"{name} mixes labels that cannot be sorted, such as numbers, strings and "
+            "missing values. Use labels of one type."
+        ) from error
+    return classes, codes.astype(np.int32)
+
+
+def encode_as(y, classes):
+    """Numbers of the labels y in the sorted labels `classes`."""
+    found, codes = encode(y)
+    try:
+        place = np.minimum(np.searchsorted(classes, found), classes.size - 1)
+    except TypeError as error:
+        raise ValueError(
+            f"y and classes hold labels of types that cannot be compared, such as "
+            f"{found[0]!r} and {classes[0]!r}. Use labels of one type."
+        ) from error
+    unknown = found[classes[place] != found]
+    if unknown.size:
+        raise ValueError(
+            f"y holds labels that are not in classes: {unknown[:5].tolist()}"
+            f"{' and others' if unknown.size > 5 else ''}."
+        )
+    return place[codes].astype(np.int32)
+
+
+def find_labels(y, classes):
+    """Numbers of the labels y in `classes`, int64, -1 for those that are not there."""
+    # A dictionary, unlike sorting, takes labels of types that cannot be compared.
+    places = {label: k for k, label in enumerate(np.asarray(classes).tolist())}
+    return np.array([places.get(label, -1) for label in y.tolist()], dtype=np.int64)
+
+
+def check_class_weight(class_weight):
+    """Refuse weights of a dictionary that are no weights."""
+    if not isinstance(class_weight, dict):
+        return
+    for label, weight in class_weight.items():
+        if not (isinstance(weight, Real) and 0 <= weight < np.inf):
+            raise ValueError(
+                f"class_weight gives class {label!r} the weight {weight!r}. "
+                "Weights must be finite numbers that are not negative."
+            )
+
+
+def row_weights(X, y, codes, classes, sample_weight, class_weight):
+    """Weights of the rows, float64 (n_samples,), or None if all are one.
+
+    codes (n_samples,): numbers of the labels y in `classes`
+    """
+    weight = None
+    if sample_weight is not None:
+        weight = _check_sample_weight(
+            sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        )
+    if class_weight is not None:
+        by_class = compute_class_weight(class_weight, classes=classes, y=y)
+        weight = by_class[codes] * (1.0 if weight is None else weight)
+    if weight is not None and not weight.any():
+        raise ValueError(
+            "The weights of all rows are zero: sample_weight, class_weight or "
+            "their product. At least one row must have a positive weight."
+        )
+    return weight

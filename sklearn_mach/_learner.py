@@ -1,0 +1,292 @@
+"""The built-in learner: softmax regressions of all repetitions, trained together.
+
+What one fit does with the parts below it: steps (`_steps`), the trial (`_trial`), the
+start of dense rows (`_dense`) and training (`_training`), on a device (`_backends`).
+"""
+
+import warnings
+from copy import deepcopy
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+from joblib import effective_n_jobs
+from sklearn.utils import Bunch
+from sklearn.utils.metadata_routing import MetadataRouter
+
+from . import _dense, _softmax, theory
+from ._backends import backend, choose_device
+from ._compat import one_blas_thread
+from ._memory import format_bytes
+from ._planning import Trained
+from ._rows import n_values, stack
+from ._weights import Linear
+
+_CALIBRATION_ROWS = 10_000  # with fewer rows probabilities are not calibrated
+_CALIBRATION_SCORES = 20_000_000  # class scores that the calibration may look at
+_ADJUSTMENT_ROWS = 2_500  # rows that show the logit adjustment, if there are so many
+_FEW_VALUES = 4  # non-zeros of a column, on average, that are worth its weights
+_MANY_BYTES = 1 << 28  # of weights, below which nobody minds
+_OPTIONS = (
+    "learning_rate",
+    "max_iter",
+    "alpha",
+    "batch_size",
+    "tol",
+    "early_stopping",
+    "validation_fraction",
+    "n_iter_no_change",
+    "verbose",
+)
+
+
+class Memory(NamedTuple):
+    """What the learner needs to go on with a model.
+
+    n_iter : int, epochs so far
+    t : int, rows passed so far
+    order_seed : int, for the order of the rows
+    seen : `Seen`, sums over the rows of all blocks
+    factor : float, of the steps as the trial found it, or None
+    waiting : list of blocks, too few rows for a trial as yet
+    """
+
+    n_iter: int
+    t: int
+    order_seed: int
+    seen: object
+    factor: float | None
+    waiting: list
+
+
+class SoftmaxLearner:
+    """Trains the weights of all repetitions.
+
+    parameters : with the parameters of MACHClassifier as attributes
+    """
+
+    in_float32 = True
+    scorer_type = Linear
+
+    def __init__(self, parameters):
+        self.parameters = parameters
+
+    def set_tags(self, tags):
+        tags.input_tags.sparse = True
+
+    def router(self, owner):
+        return MetadataRouter(owner=type(owner).__name__).add_self_request(owner)
+
+    def has_partial_fit(self):
+        return True
+
+    def check(self):
+        """Refuse what the constraints of single parameters cannot: nothing."""
+
+    def route(self, owner, method, weight, cause, params):
+        """Keyword arguments of an estimator: there is none."""
+        return Bunch()
+
+    def few_features(self, X):
+        return theory.FewFeatures(X.shape[1], n_values(X), not sp.issparse(X))
+
+    def weights_bytes(self, n_features, n_columns):
+        """Bytes of weights and intercepts."""
+        return theory.model_bytes(n_features, 1, n_columns)
+
+    def trial_bytes(self, n_features, n_columns):
+        """Bytes that the trial of the learning rate may take beside them."""
+        if self.parameters.learning_rate != "auto":
+            return 0
+        return _softmax.probe_bytes(n_features, n_columns)
+
+    def warn(self, X, plan):
+        """Warn of weights that are many for so few values to learn them from."""
+        n_features, n = X.shape[1], n_values(X)
+        n_bytes = self.weights_bytes(n_features, plan.n_repetitions * plan.n_buckets)
+        if n < _FEW_VALUES * n_features and n_bytes > _MANY_BYTES:
+            warnings.warn(
+                f"The weights take {format_bytes(n_bytes)}, but X has only "
+                f"{n:,} non-zeros in {n_features:,} columns, "
+                f"{n / n_features:.1f} a column. Fewer columns make the model "
+                "smaller and hardly less accurate: a smaller n_features of "
+                "HashingVectorizer, a larger min_df of TfidfVectorizer, or "
+                "sklearn.feature_selection.VarianceThreshold.",
+                UserWarning,
+                stacklevel=2,
+            )
+
+    def stage_bytes(self, model, n_classes, n_buckets):
+        """Bytes of the first 1, 2, ..., R repetitions of a fitted MACHClassifier."""
+        n_repetitions = np.arange(1, model.n_repetitions_ + 1)
+        sizes = n_classes, model.n_features_in_, n_repetitions, n_buckets
+        return theory.model_cost(*sizes).mach.n_bytes
+
+    def device(self, X, plan):
+        """The device to train on."""
+        width = plan.n_repetitions * plan.n_buckets
+        return choose_device(self.parameters.device, X, width)
+
+    def n_tasks(self, X, plan):
+        """The number of tasks in which the repetitions are trained, None if unknown."""
+        if self.device(X, plan) != "cpu":
+            return None
+        sizes = plan.n_old, plan.n_repetitions, plan.n_buckets
+        return len(_softmax.split_repetitions(X, *sizes, self.parameters.n_jobs))
+
+    def train(self, method, X, y, weight, params, plan, scorer, memory, device, task):
+        """Train the repetitions that `plan` asks for.
+
+        method : "fit" or "partial_fit"
+        X, y, weight : checked rows, numbers of their classes, and weights or None
+        scorer, memory : of the model to go on with, or None
+        task : ``task(name, r, n_epochs=, scorer=)`` gives the task that begins with
+            repetition r; `scorer` gives a copy of the scorer as it is during training
+
+        Returns a `Trained`.
+        """
+        is_block = method == "partial_fit"
+        continued = is_block and scorer is not None
+        first = 0 if continued else plan.n_old
+        n_held = 0
+        if not is_block:
+            n_used = X.shape[0] if weight is None else np.count_nonzero(weight)
+            n_held = _n_calibration(n_used, plan.table.shape[0], plan.n_buckets)
+        # the rows set aside stay the same when repetitions are added
+        order_seed = plan.order_seed if scorer is None else memory.order_seed
+        if continued:
+            memory = memory._replace(order_seed=order_seed)
+        else:
+            n_iter = 0 if memory is None else memory.n_iter
+            memory = Memory(n_iter, 0, order_seed, None, None, [])
+        settings, memory = self._settings(
+            X, y, weight, plan, memory, device, n_held, is_block
+        )
+        if continued:
+            W, b = scorer.storage.dense()
+            if isinstance(W, np.memmap) or not W.flags.writeable:  # of a file
+                W, b = np.array(W), np.array(b)
+            all_rows = self.parameters.alpha > 0 or not sp.issparse(X)
+            touched = slice(None) if all_rows else np.unique(X.indices)
+            before = W[touched].copy(), b.copy()
+        else:
+            W, b = self._start(X, y, plan, scorer, settings)
+        try:
+            n_done = self._run(
+                X, y, plan, W, b, first, continued, settings, device, task
+            )
+        except BaseException:
+            if continued:  # the weights are trained in place
+                W[touched], b[:] = before
+            raise
+        t = memory.t + X.shape[0] * max(n_done, is_block)
+        n_iter = memory.n_iter + n_done if is_block else max(n_done, memory.n_iter)
+        held = settings.held[:n_held]
+        return Trained(
+            Linear.of(W, b, plan.n_buckets),
+            n_iter,
+            memory._replace(n_iter=n_iter, t=t),
+            held,
+            settings.row_weight(held),
+        )
+
+    def _settings(self, X, y, weight, plan, memory, device, n_held, is_block):
+        """Settings of the training, with steps that a trial found, and the memory."""
+        width, n_jobs = plan.n_repetitions * plan.n_buckets, self.parameters.n_jobs
+        n_used = X.shape[0] if weight is None else np.count_nonzero(weight)
+        options = {name: getattr(self.parameters, name) for name in _OPTIONS}
+        options["batch_size"] = backend(device).batch_size(options, n_used)
+        if is_block:
+            options |= {"max_iter": 1, "early_stopping": False}
+        n_columns = width if device == "cpu" or not sp.issparse(X) else 0
+        seed = memory.order_seed + memory.t
+
+        def settings_of(X, y, weight, seen=None):
+            return _softmax.make_settings(
+                X, y, weight, options, seed, seen, n_held, n_columns, is_block
+            )
+
+        factor, waiting, n_epochs = memory.factor, memory.waiting, None
+        with one_blas_thread():  # whose sums depend on its threads
+            settings, seen = settings_of(X, y, weight, memory.seen)
+            if self.parameters.learning_rate != "auto":
+                return settings, memory._replace(seen=seen)
+            if factor is None:
+                rows, trial = (X, y), settings
+                if is_block:
+                    ones = np.ones(X.shape[0])
+                    waiting = [*waiting, (X, y, ones if weight is None else weight)]
+                if len(waiting) > 1:  # rows of earlier blocks, too few for a trial
+                    *rows, weights = stack(waiting)
+                    trial, stacked = settings_of(*rows, weights)
+                    if stacked.metric is not None:
+                        old = memory.seen._replace(metric=stacked.metric)
+                        settings, seen = settings_of(X, y, weight, old)
+                factor, n_epochs = _softmax.probe(
+                    *rows, plan.table[:, 0], plan.n_buckets, trial, width, n_jobs
+                )
+                if factor is not None:
+                    if len(waiting) > 1 and trial.metric is None:
+                        # rows may come again, known by heart
+                        factor = min(factor, _softmax.DEFAULT_FACTOR)
+                    waiting = []
+                elif is_block:  # a copy: the caller may fill its arrays anew
+                    waiting[-1] = deepcopy(waiting[-1])
+            settings = settings.scaled(factor or _softmax.DEFAULT_FACTOR)
+            if n_epochs is not None and options["max_iter"] == "auto":
+                settings = settings.with_epochs(n_epochs)
+        return settings, memory._replace(seen=seen, factor=factor, waiting=waiting)
+
+    def _start(self, X, y, plan, scorer, settings):
+        """Weights to start from: those of `scorer`, and zeros or means of buckets."""
+        width = plan.n_repetitions * plan.n_buckets
+        W = np.zeros((X.shape[1], width), np.float32)
+        b = np.zeros(width, np.float32)
+        if scorer is not None:
+            n_old = plan.n_old * plan.n_buckets
+            W[:, :n_old], b[:n_old] = scorer.storage.dense()
+        if settings.starts:
+            n_threads = effective_n_jobs(self.parameters.n_jobs)
+            with one_blas_thread():
+                _dense.start_from_means(
+                    X, y, plan.table, W, b, plan.n_old, settings, n_threads
+                )
+        return W, b
+
+    def _run(self, X, y, plan, W, b, first, continued, settings, device, task):
+        """Train W and b from repetition `first` on; the epochs done."""
+        n_jobs, n_buckets = self.parameters.n_jobs, plan.n_buckets
+        # as `train_all` finds them; in a worker's thread joblib counts other threads
+        blocks = _softmax.split_repetitions(
+            X, first, plan.n_repetitions, n_buckets, n_jobs
+        )
+
+        def scorer():
+            weights = W.copy()
+            if settings.unit is not None:
+                _softmax.to_float(weights, blocks, n_buckets, settings.unit)
+            return Linear.of(weights, b.copy(), n_buckets)
+
+        n_epochs = len(settings.decay)
+        is_zero = not continued and not settings.starts
+        return backend(device).train_all(
+            X,
+            y,
+            plan.table,
+            W,
+            b,
+            first,
+            is_zero,
+            settings,
+            n_jobs,
+            partial(task, "repetitions", n_epochs=n_epochs, scorer=scorer),
+        )
+
+
+def _n_calibration(n_samples, n_classes, n_buckets):
+    """Rows to set aside for a calibration: at most 2 % of them and 10,000."""
+    if n_classes <= n_buckets or n_samples < _CALIBRATION_ROWS:
+        return 0
+    n_rows = max(_CALIBRATION_SCORES // n_classes, _ADJUSTMENT_ROWS)
+    return min(n_samples // 50, n_rows, 10_000)

@@ -1,0 +1,37 @@
+"""Which learner trains: asked here and nowhere else.
+
+A learner says what its training costs, trains what a `Plan` asks for, and gives back a
+scorer of buckets; `SoftmaxLearner` and `EstimatorLearner` have the same methods.
+"""
+
+from ._backends import resolve_device
+from ._estimators import EstimatorLearner
+from ._inputs import check_class_weight
+from ._learner import SoftmaxLearner
+
+
+def learner_of(parameters):
+    """The learner for parameters of MACHClassifier, given as attributes."""
+    is_built_in = parameters.estimator is None
+    return SoftmaxLearner(parameters) if is_built_in else EstimatorLearner(parameters)
+
+
+def checked_learner(parameters):
+    """The learner; refuses what the constraints of single parameters cannot."""
+    resolve_device(parameters.device)
+    check_class_weight(parameters.class_weight)
+    learner = learner_of(parameters)
+    learner.check()
+    return learner
+
+
+def check_continues(learner, model, cause, remedy):
+    """Refuse to go on with a model that another kind of learner has trained."""
+    if isinstance(model.scorer, learner.scorer_type):
+        return
+    estimator = learner.parameters.estimator
+    before = "base classifiers" if estimator is None else "estimator=None"
+    raise ValueError(
+        f"{cause} goes on with a model of {before}, but estimator is now "
+        f"{estimator!r}. {remedy} to start anew, or set estimator back."
+    )

@@ -1,0 +1,65 @@
+"""The state of a fitted classifier as it is pickled: plain arrays and numbers by name.
+
+The names are those that the attributes had in earlier versions, whose pickles load.
+"""
+
+from ._estimators import Estimators
+from ._fitting import Fit
+from ._hashing import collision_chance
+from ._learner import Memory
+from ._model import Model
+from ._weights import Linear
+
+_OF_MODEL = {  # names in the state: fields of the model
+    "bucket_table_": "table",
+    "n_buckets_": "n_buckets",
+    "_chance": "chance",
+    "logit_adjustment_": "tau",
+    "_offset": "offset",
+    "_scalars": "scalars",
+}
+_OF_MEMORY = {
+    "t_": "t",
+    "_order_seed": "order_seed",
+    "_seen": "seen",
+    "_factor": "factor",
+    "_waiting": "waiting",
+}
+
+
+def flatten(state):
+    """Attributes of a classifier with its `Fit` taken apart."""
+    state = dict(state)
+    if "_fitted" not in state:
+        return state
+    model, memory, class_weights, n_iter = state.pop("_fitted")
+    state |= {name: getattr(model, key) for name, key in _OF_MODEL.items()}
+    state |= {"n_repetitions_": model.n_repetitions} | model.scorer.state()
+    state |= {"n_iter_": n_iter, "_class_weights": class_weights}
+    if memory is not None:
+        state |= {name: getattr(memory, key) for name, key in _OF_MEMORY.items()}
+    return state
+
+
+def restore(state):
+    """Attributes of a classifier from a state, also of an older version."""
+    state = {"logit_adjustment": "auto"} | state
+    if "bucket_table_" not in state:
+        return state
+    n_buckets, n_iter = state["n_buckets_"], state.pop("n_iter_")
+    scorers = (kind.from_state(state, n_buckets) for kind in (Linear, Estimators))
+    scorer = next(filter(None, scorers))
+    of_model = {key: state.pop(name, None) for name, key in _OF_MODEL.items()}
+    of_memory = {key: state.pop(name, None) for name, key in _OF_MEMORY.items()}
+    class_weights = state.pop("_class_weights", None)
+    del state["n_repetitions_"]
+    of_model["tau"] = of_model["tau"] or 0.0
+    if of_model["chance"] is None:
+        known = of_model["table"], n_buckets, state["hashing"]
+        of_model["chance"] = collision_chance(*known)
+    memory = None
+    if of_memory["order_seed"] is not None:
+        of_memory["waiting"] = of_memory["waiting"] or []
+        memory = Memory(n_iter, **of_memory)
+    model = Model(**of_model, scorer=scorer)
+    return state | {"_fitted": Fit(model, memory, class_weights, n_iter)}

@@ -1,0 +1,150 @@
+"""The weights of the built-in learner as they are stored, and the scores they give.
+
+A storage has what `Float32` has; `STORAGES` is the table of them.
+"""
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from ._backends import backend, predicting_device
+from ._softmax import logits, normalise
+
+
+class Float32(NamedTuple):
+    """Weights as they are trained.
+
+    weights : float32 array of shape (n_features, R B), whose columns are the buckets,
+        those of a repetition together
+    intercepts : float32 array of shape (R B,)
+    """
+
+    weights: np.ndarray
+    intercepts: np.ndarray
+
+    @classmethod
+    def of(cls, W, b):
+        """Store float32 weights and intercepts."""
+        return cls(W, b)
+
+    def dense(self):
+        """The weights and the intercepts as float32 arrays."""
+        return tuple(self)
+
+    @property
+    def n_bytes(self):
+        return self.weights.nbytes + self.intercepts.nbytes
+
+    def logits(self, X):
+        """Of every row by itself, float32 of shape (n_samples, R B)."""
+        return logits(X, *self)
+
+    def columns(self, places):
+        """The weights of these columns."""
+        return Float32(self.weights[:, places], self.intercepts[places])
+
+    @classmethod
+    def concatenate(cls, storages):
+        """The columns of all, in this order."""
+        weights, intercepts = zip(*storages, strict=True)
+        return cls(np.concatenate(weights, axis=1), np.concatenate(intercepts))
+
+
+STORAGES = {"float32": Float32}
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """A scorer of buckets: the softmax of weights times features.
+
+    storage : weights of R B columns, of a class in `STORAGES`
+    """
+
+    storage: object
+    n_buckets: int
+    _copies: dict = field(default_factory=dict, init=False, repr=False)  # on devices
+
+    @classmethod
+    def of(cls, W, b, n_buckets, storage="float32"):
+        """The scorer of float32 weights, which are stored as `storage`."""
+        return cls(STORAGES[storage].of(W, b), n_buckets)
+
+    def state(self):
+        """What is pickled: plain values by name."""
+        kind = next(k for k, v in STORAGES.items() if isinstance(self.storage, v))
+        fields = self.storage._asdict()
+        return {"_storage": kind} | {f"_{name}": v for name, v in fields.items()}
+
+    @classmethod
+    def from_state(cls, state, n_buckets):
+        """The scorer of which `state` is taken out of a larger one, or None."""
+        if "_weights" not in state:
+            return None
+        storage = STORAGES[state.pop("_storage", "float32")]
+        return cls(storage(*(state.pop(f"_{n}") for n in storage._fields)), n_buckets)
+
+    @property
+    def n_bytes(self):
+        return self.storage.n_bytes
+
+    @property
+    def coef(self):
+        """Weights (R, B, n_features), a view where they are stored as float32."""
+        weights, intercepts = self.storage.dense()
+        n_repetitions = intercepts.size // self.n_buckets
+        shape = -1, n_repetitions, self.n_buckets
+        return weights.reshape(shape).transpose(1, 2, 0)
+
+    @property
+    def intercept(self):
+        """Intercepts (R, B)."""
+        return self.storage.dense()[1].reshape(-1, self.n_buckets)
+
+    def on(self, device, table):
+        """The scorer on the device of `fit`, or the CPU where that does not answer."""
+        device = predicting_device(device)
+        if device == "cpu":
+            self._copies.clear()
+            return self
+        functions = backend(device)
+        arrays = *self.storage.dense(), table, self.n_buckets
+        return _OnDevice(functions, functions.place(*arrays, self._copies))
+
+    def bucket_scores(self, X, log, divisor):
+        """(Log) probabilities of the buckets, divided: float32 (n_samples, R, B)."""
+        scores = normalise(self.storage.logits(X), self.n_buckets, log)
+        if divisor != 1:
+            scores /= np.float32(divisor)
+        return scores
+
+    def searches(self, k, merge):
+        """Whether the device finds the k best classes, and not the cores."""
+        return False
+
+    def select(self, repetitions):
+        """The scorer of some repetitions, in this order."""
+        places = np.arange(self.intercept.size).reshape(self.intercept.shape)
+        return Linear(self.storage.columns(places[repetitions].ravel()), self.n_buckets)
+
+    @classmethod
+    def concatenate(cls, scorers):
+        """The repetitions of all, in this order."""
+        storages = [scorer.storage for scorer in scorers]
+        return cls(type(storages[0]).concatenate(storages), scorers[0].n_buckets)
+
+
+class _OnDevice(NamedTuple):
+    """A linear scorer copied to a device that is not the CPU."""
+
+    functions: object
+    placed: object
+
+    def bucket_scores(self, X, log, divisor):
+        return self.functions.bucket_proba(self.placed, X, log, divisor)
+
+    def searches(self, k, merge):
+        return self.functions.searches(k, merge)
+
+    def topk(self, X, k, log, divisor, merge, offset):
+        return self.functions.topk(self.placed, X, k, log, divisor, merge, offset)
