@@ -1,14 +1,21 @@
 """The scalars of predict_proba, the logit adjustment, and the trial of the step."""
 
+import pickle
+
 import numpy as np
 import pytest
+import reference
 import scipy.sparse as sp
+from helpers import DECODERS, assert_same_model, mapped, needs_compilation, peak_of
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
+from sklearn.naive_bayes import GaussianNB, MultinomialNB
 
-from sklearn_mach import MACHClassifier, _softmax
+from sklearn_mach import MACHClassifier, _classifier, _softmax
 from sklearn_mach._calibration import (
     fit_adjustment,
     fit_scalars,
@@ -405,3 +412,212 @@ def test_blocks_have_one_trial_when_1000_rows_are_there(small_rows, monkeypatch)
     assert tried[0][1] is tried[1][1] is None
     assert model._factor == tried[2][1] > 0
     assert not model._waiting
+
+
+# The method of the estimator --------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["built-in", "base"])
+def trained_in_blocks(request):
+    """A model of a few blocks, other rows to calibrate it with, and more to see it."""
+    X, y = make_many_classes(2000, 120, 40, n_nonzeros=6, random_state=0)
+    base = MultinomialNB() if request.param == "base" else None
+    model = MACHClassifier(base, n_repetitions=4, n_buckets=6, random_state=0)
+    for start in range(0, 1000, 250):
+        rows = slice(start, start + 250)
+        model.partial_fit(X[rows], y[rows], classes=range(40))
+    return model, (X[1000:1400], y[1000:1400]), (X[1400:], y[1400:])
+
+
+@pytest.fixture
+def uncalibrated(trained_in_blocks):
+    """The same with a model of its own for each test."""
+    model, rows, new = trained_in_blocks
+    return pickle.loads(pickle.dumps(model)), rows, new
+
+
+def test_calibrate_brings_the_log_loss_of_new_rows_down(uncalibrated):
+    model, rows, new = uncalibrated
+    before = log_loss_of(model, *new)
+    scores = model.set_params(logit_adjustment=0).decision_function(new[0])
+    assert model.calibrate(*rows) is model
+    assert log_loss_of(model, *new) < before
+    assert_array_equal(model.decision_function(new[0]), scores)
+    proba = model.predict_proba(new[0])
+    assert_allclose(proba.sum(axis=1), 1, rtol=1e-12)
+    # no other temperature does better on the rows it was fitted to
+    found, scores = log_loss_of(model, *rows), model.decision_function(rows[0])
+    for temperature in (0.5, 1, 1.5, 2, 3, 4, 6):
+        log_proba = log_softmax(temperature * scores.astype(np.float64), axis=1)
+        loss = -log_proba[np.arange(rows[1].size), rows[1]].mean()
+        assert found < loss + 1e-5  # the steps end where less is gained
+
+
+def test_calibrate_changes_no_weights(uncalibrated):
+    model, rows, (X, _) = uncalibrated
+    state = pickle.loads(pickle.dumps(model))
+    bucket_scores = model._bucket_scores(X)
+    model.calibrate(*rows)
+    assert_array_equal(model._bucket_scores(X), bucket_scores)
+    assert_array_equal(model.bucket_table_, state.bucket_table_)
+    assert_array_equal(model.classes_, state.classes_)
+    assert model.n_iter_ == state.n_iter_
+    if model.estimator is None:
+        assert_same_model(model, state)
+
+
+@pytest.mark.parametrize("number", [0, 0.5, -1])
+def test_calibrate_leaves_a_logit_adjustment_that_is_a_number(uncalibrated, number):
+    model, rows, (X, y) = uncalibrated
+    plain = model.calibrate(*rows).set_params(logit_adjustment=0).calibrate(*rows)
+    assert plain.logit_adjustment_ == 0
+    before = plain.decision_function(X)
+    model.set_params(logit_adjustment=number).calibrate(*rows)
+    assert model.logit_adjustment_ == number
+    # of the rows the model was trained on
+    trained = make_many_classes(2000, 120, 40, n_nonzeros=6, random_state=0)[1][:1000]
+    counts = np.bincount(trained, minlength=40)
+    share = np.maximum(counts, counts[counts > 0].min()) / 1000
+    expected = before - number * np.log(40 * share)
+    assert_allclose(model.decision_function(X), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_calibrate_fits_an_automatic_logit_adjustment(uncalibrated, monkeypatch):
+    model, rows, _ = uncalibrated
+    # what it is fitted to: the ten best of each row without an adjustment
+    best, scores = reference.topk(model.decision_function(rows[0]), 10)
+    own = best == rows[1][:, None]
+    given = []
+
+    def fit_adjustment(*arrays):
+        given.extend(arrays)
+        return 0.3
+
+    monkeypatch.setattr(_classifier, "fit_adjustment", fit_adjustment)
+    assert model.calibrate(*rows).logit_adjustment_ == 0.3
+    assert_allclose(np.sort(given[0], axis=0), np.sort(scores, axis=0), rtol=1e-6)
+    assert_array_equal(given[2].sum(axis=0), own.sum(axis=0))
+    assert_array_equal(given[3], np.ones(400))
+    before = given.copy()
+    given.clear()
+    model.calibrate(*rows)  # not of the scores that the first one adjusted
+    for first, second in zip(before, given, strict=True):
+        assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_calibrate_works_with_every_decoder(uncalibrated, decoder):
+    model, rows, (X, _) = uncalibrated
+    expected = pickle.loads(pickle.dumps(model)).calibrate(*rows)
+    model.set_params(decoder=decoder).calibrate(*rows)
+    model.set_params(decoder="log_mean")
+    assert_array_equal(model.predict_proba(X), expected.predict_proba(X))
+
+
+def test_rows_of_weight_zero_do_not_matter_to_calibrate(uncalibrated):
+    model, (X, y), (new, _) = uncalibrated
+    other = pickle.loads(pickle.dumps(model))
+    weight = np.random.default_rng(0).uniform(0, 2, y.size)
+    weight[::3] = 0
+    used = weight > 0
+    y = np.where(used, y, 39 - y)  # whatever they are
+    model.calibrate(X, y, weight)
+    other.calibrate(X[used], y[used], sample_weight=weight[used])
+    assert model.logit_adjustment_ == other.logit_adjustment_
+    assert_array_equal(model.predict_proba(new), other.predict_proba(new))
+
+
+@pytest.mark.parametrize("n_classes", [1, 2])
+@pytest.mark.parametrize("base", [None, GaussianNB()])
+def test_calibrate_of_one_or_two_classes(blobs, base, n_classes):
+    X, y = blobs(90, n_classes=2, noise=2, sparse=False)
+    y = y % n_classes
+    model = MACHClassifier(base, random_state=0).fit(X[:60], y[:60])
+    labels = model.predict(X)
+    proba = model.calibrate(X[60:], y[60:]).predict_proba(X)
+    assert proba.shape == (90, n_classes)
+    assert_allclose(proba.sum(axis=1), 1, rtol=1e-12)
+    assert_array_equal(model.predict(X), labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda X, y, w: (X, np.where(y == 3, 40, y), w), r"not in classes: \[40\]"),
+        (lambda X, y, w: (X, y.astype(str), w), "cannot be compared|not in classes"),
+        (lambda X, y, w: (X[:, :9], y, w), "X has 9 features"),
+        (lambda X, y, w: (X, y[1:], w), "inconsistent numbers of samples"),
+        (lambda X, y, w: (X, y, -w), "Negative values"),
+        (lambda X, y, w: (X, y, w * np.nan), "contains NaN"),
+        (lambda X, y, w: (X, y, w[1:]), "shape"),
+        (lambda X, y, w: (X, y, 0 * w), "is zero for all rows|non-zero number"),
+        (lambda X, y, w: (X[:0], y[:0], w[:0]), "0 sample"),
+    ],
+)
+def test_calibrate_refuses_bad_rows_and_stays_as_it_was(uncalibrated, change, message):
+    model, rows, (X, _) = uncalibrated
+    model.calibrate(*rows)
+    proba, tau = model.predict_proba(X), model.logit_adjustment_
+    with pytest.raises(ValueError, match=message):
+        model.calibrate(*change(*rows, np.ones(rows[1].size)))
+    assert model.logit_adjustment_ == tau
+    assert_array_equal(model.predict_proba(X), proba)
+
+
+def test_an_error_within_calibrate_leaves_the_model_untouched(
+    uncalibrated, monkeypatch
+):
+    model, rows, (X, _) = uncalibrated
+    proba, scores = model.predict_proba(X), model.decision_function(X)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(_classifier, "fit_adjustment", lambda *rows: 3.0)
+
+        def interrupted(*args):
+            raise KeyboardInterrupt
+
+        patch.setattr(_classifier, "fit_scalars", interrupted)
+        model.calibrate(*rows)
+    assert model.logit_adjustment_ == 0
+    assert_array_equal(model.decision_function(X), scores)
+    assert_array_equal(model.predict_topk(X)[:, 0], scores.argmax(axis=1))
+    assert_array_equal(model.predict_proba(X), proba)
+
+
+def test_calibrate_needs_a_fitted_model_and_good_parameters(blobs):
+    X, y = blobs(60)
+    model = MACHClassifier()
+    with pytest.raises(NotFittedError):
+        model.calibrate(X, y)
+    model.fit(X, y).set_params(logit_adjustment="bogus")
+    with pytest.raises(ValueError, match="'logit_adjustment' parameter"):
+        model.calibrate(X, y)
+
+
+def test_partial_fit_keeps_what_calibrate_found_and_fit_does_not(
+    uncalibrated, monkeypatch
+):
+    model, rows, (X, _) = uncalibrated
+    monkeypatch.setattr(_classifier, "fit_adjustment", lambda *rows: 0.3)
+    model.calibrate(*rows)
+    scalars = model._scalars.copy()
+    model.partial_fit(*rows)
+    assert model.logit_adjustment_ == 0.3
+    assert_array_equal(model._scalars, scalars)
+    fresh = clone(model).fit(*rows)
+    model.fit(*rows)
+    assert model.logit_adjustment_ == fresh.logit_adjustment_ == 0
+    assert_array_equal(model.predict_proba(X), fresh.predict_proba(X))
+
+
+@needs_compilation
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_calibrate_copies_a_few_dense_rows_at_a_time(monkeypatch, tmp_path, dtype):
+    monkeypatch.setattr(_classifier, "_COPIED_BYTES", 1 << 18)
+    rng = np.random.default_rng(0)
+    X = rng.integers(0, 2, (200, 40_000), np.int8).astype(dtype)
+    y = np.arange(200) % 8
+    model = MACHClassifier(n_repetitions=2, n_buckets=4, max_iter=1, random_state=0)
+    model.fit(X[:20], y[:20]).calibrate(X[:20], y[:20])  # compiles
+    X = mapped(X, tmp_path)
+    # 16 rows of float32 and 11 kB a row for its classes, of 80 kB and more of X
+    assert peak_of(model.calibrate, X, y)[1] < X.nbytes / 2

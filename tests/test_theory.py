@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from sklearn_mach import MACHClassifier
+from sklearn_mach import MACHClassifier, _hashing
 from sklearn_mach._backends import format_bytes
 from sklearn_mach.theory import (
     choose_sizes,
@@ -485,3 +485,51 @@ def test_plan_as_a_table():
 def test_bad_arguments_of_a_plan_are_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         plan(**{"n_classes": 1000, "n_features": 100} | arguments)
+
+
+def mean_estimates(p, table, n_buckets, classes, chance):
+    """(mean - c) / (1 - c) of some classes, for exact bucket probabilities."""
+    mean = 0
+    for column in table.T:
+        buckets = np.bincount(column, weights=p, minlength=n_buckets)
+        mean = mean + buckets[column[classes]] / table.shape[1]
+    return (mean - chance) / (1 - chance)
+
+
+@pytest.mark.parametrize("hashing", ["random", "universal", "balanced"])
+def test_unbiased_mean_and_its_variance_in_simulation(hashing):
+    n_buckets, n_repetitions, n_tables, n_parts = 16, 6, 200, 10
+    # So few where the chance depends on K: it is 0.053, and 0.010 below 1 / B.
+    n_classes = 100 if hashing == "balanced" else 400
+    rng = np.random.default_rng(0)
+    # Few classes at random places: the collisions of Carter-Wegman functions are
+    # independent in pairs only, and those of classes whose distances have a simple
+    # ratio (k - 1 and k + 1 with k) go together, which makes the variance larger.
+    p = np.zeros(n_classes)
+    some = rng.choice(n_classes, 10, replace=False)
+    p[some] = np.sort(rng.dirichlet(np.ones(10)))[::-1]
+    absent = np.flatnonzero(p == 0)[[5, 50]]
+    classes = np.append(some[[0, 4, 9]], absent)
+    chance = 1 / n_buckets
+    if hashing == "balanced":
+        chance = (n_classes - n_buckets) / (n_buckets * (n_classes - 1))
+    estimates = []
+    # A table takes longer than its columns: each is cut into ten of six columns.
+    for row in rng.integers(1 << 31, size=(n_tables, n_parts * n_repetitions)):
+        if hashing == "random":
+            whole = rng.integers(n_buckets, size=(n_classes, row.size))
+        else:
+            whole = _hashing.draw_table(n_classes, n_buckets, row, hashing)
+        for table in np.split(whole, n_parts, axis=1):
+            estimates.append(mean_estimates(p, table, n_buckets, classes, chance))
+    expected = [
+        (np.sum(p**2) - p[i] ** 2) / (n_repetitions * (n_buckets - 1)) for i in classes
+    ]
+    error = np.sqrt(np.array(expected) / len(estimates))
+    # Four standard errors, at most 0.004.
+    assert (np.abs(np.mean(estimates, axis=0) - p[classes]) < 4 * error).all()
+    # A variance of 2,000 skewed values: its relative standard error is about
+    # sqrt(kurtosis / n), 5 %.  Balanced columns never have more.
+    ratio = np.var(estimates, axis=0) / expected
+    assert (ratio < 1.25).all()
+    assert hashing == "balanced" or (ratio > 0.8).all()
