@@ -173,7 +173,8 @@ class Fitted:
         MemoryError
             If the scores would not fit in the free memory; use `predict_topk`.
         """
-        scores = self._fitted.model.scores(self._checked(X), **self._how())
+        X = self._checked(X)
+        scores = self._fitted.model.scores(X, **self._how())
         if self.classes_.size == 2:
             return scores[:, 1] - scores[:, 0]
         return scores
@@ -199,7 +200,8 @@ class Fitted:
         MemoryError
             If the probabilities would not fit in the free memory; use `predict_topk`.
         """
-        return self._fitted.model.scores(self._checked(X), proba=True, **self._how())
+        X = self._checked(X)
+        return self._fitted.model.scores(X, proba=True, **self._how())
 
     def predict_log_proba(self, X):
         """Logarithm of `predict_proba`.

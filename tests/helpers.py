@@ -70,3 +70,15 @@ def peak_of(function, *args, **options):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     return result, peak
+
+
+def bucket_scores(model, X):
+    """Bucket scores (n, R, B) of a fitted classifier, scaled for its decoder."""
+    how = {"decoder": model.decoder, "device": model.device_}
+    return model._fitted.model.bucket_scores(X, **how)
+
+
+def set_offset(model, offset):
+    """Give a fitted classifier the offsets (K,) of a logit adjustment."""
+    fitted = model._fitted.model.replace(offset=offset)
+    model._fitted = model._fitted._replace(model=fitted)

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import reference
 import scipy.sparse as sp
-from helpers import DECODERS, assert_same_model, mapped, needs_compilation, peak_of
+from helpers import (
+    DECODERS,
+    assert_same_model,
+    bucket_scores,
+    mapped,
+    needs_compilation,
+    peak_of,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
 from scipy.special import log_softmax
@@ -15,7 +22,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 
-from sklearn_mach import MACHClassifier, _classifier, _softmax
+from sklearn_mach import MACHClassifier, _model, _softmax
 from sklearn_mach._calibration import (
     fit_adjustment,
     fit_scalars,
@@ -127,13 +134,13 @@ def test_calibration_uses_rows_that_are_not_trained_on(monkeypatch):
     n = 10_000
     X, y = make_many_classes(n, 300, 60, n_nonzeros=8, random_state=0)
     X = sp.hstack([sp.eye_array(n, dtype=X.dtype), X], format="csr")
-    used, fit_to = [], MACHClassifier._fit_scalars
+    used, calibrated = [], _model.Model.calibrated
 
-    def spy(self, X, y, order, weight):
+    def spy(self, X, y, order, *rest, **how):
         used.append(X[order, :n].nonzero()[1])
-        fit_to(self, X, y, order, weight)
+        return calibrated(self, X, y, order, *rest, **how)
 
-    monkeypatch.setattr(MACHClassifier, "_fit_scalars", spy)
+    monkeypatch.setattr(_model.Model, "calibrated", spy)
     model = MACHClassifier(n_repetitions=2, n_buckets=8, max_iter=1, random_state=0)
     model.fit(X, y)
     untrained = np.flatnonzero(~model.coef_[:, :, :n].any(axis=(0, 1)))
@@ -386,7 +393,7 @@ def test_fewer_than_1000_rows_have_no_trial(trial, small_rows):
     assert trial(X[:1_000], y[:1_000]) is not None
     assert trial(X[:999], y[:999]) is None
     model = MACHClassifier(max_iter=1, random_state=0).fit(X[:999], y[:999])
-    assert model._factor is None
+    assert model._fitted.memory.factor is None
 
 
 def test_rows_without_any_value_pass_the_trial():
@@ -410,8 +417,8 @@ def test_blocks_have_one_trial_when_1000_rows_are_there(small_rows, monkeypatch)
         model.partial_fit(X[rows], y[rows], classes=np.arange(60))
     assert [n for n, _ in tried] == [400, 800, 1_200]
     assert tried[0][1] is tried[1][1] is None
-    assert model._factor == tried[2][1] > 0
-    assert not model._waiting
+    assert model._fitted.memory.factor == tried[2][1] > 0
+    assert not model._fitted.memory.waiting
 
 
 # The method of the estimator --------------------------------------------------------
@@ -456,9 +463,9 @@ def test_calibrate_brings_the_log_loss_of_new_rows_down(uncalibrated):
 def test_calibrate_changes_no_weights(uncalibrated):
     model, rows, (X, _) = uncalibrated
     state = pickle.loads(pickle.dumps(model))
-    bucket_scores = model._bucket_scores(X)
+    before = bucket_scores(model, X)
     model.calibrate(*rows)
-    assert_array_equal(model._bucket_scores(X), bucket_scores)
+    assert_array_equal(bucket_scores(model, X), before)
     assert_array_equal(model.bucket_table_, state.bucket_table_)
     assert_array_equal(model.classes_, state.classes_)
     assert model.n_iter_ == state.n_iter_
@@ -493,7 +500,7 @@ def test_calibrate_fits_an_automatic_logit_adjustment(uncalibrated, monkeypatch)
         given.extend(arrays)
         return 0.3
 
-    monkeypatch.setattr(_classifier, "fit_adjustment", fit_adjustment)
+    monkeypatch.setattr(_model, "fit_adjustment", fit_adjustment)
     assert model.calibrate(*rows).logit_adjustment_ == 0.3
     assert_allclose(np.sort(given[0], axis=0), np.sort(scores, axis=0), rtol=1e-6)
     assert_array_equal(given[2].sum(axis=0), own.sum(axis=0))
@@ -570,12 +577,12 @@ def test_an_error_within_calibrate_leaves_the_model_untouched(
     model, rows, (X, _) = uncalibrated
     proba, scores = model.predict_proba(X), model.decision_function(X)
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(_classifier, "fit_adjustment", lambda *rows: 3.0)
+        patch.setattr(_model, "fit_adjustment", lambda *rows: 3.0)
 
         def interrupted(*args):
             raise KeyboardInterrupt
 
-        patch.setattr(_classifier, "fit_scalars", interrupted)
+        patch.setattr(_model, "fit_scalars", interrupted)
         model.calibrate(*rows)
     assert model.logit_adjustment_ == 0
     assert_array_equal(model.decision_function(X), scores)
@@ -597,12 +604,12 @@ def test_partial_fit_keeps_what_calibrate_found_and_fit_does_not(
     uncalibrated, monkeypatch
 ):
     model, rows, (X, _) = uncalibrated
-    monkeypatch.setattr(_classifier, "fit_adjustment", lambda *rows: 0.3)
+    monkeypatch.setattr(_model, "fit_adjustment", lambda *rows: 0.3)
     model.calibrate(*rows)
-    scalars = model._scalars.copy()
+    scalars = model._fitted.model.scalars.copy()
     model.partial_fit(*rows)
     assert model.logit_adjustment_ == 0.3
-    assert_array_equal(model._scalars, scalars)
+    assert_array_equal(model._fitted.model.scalars, scalars)
     fresh = clone(model).fit(*rows)
     model.fit(*rows)
     assert model.logit_adjustment_ == fresh.logit_adjustment_ == 0
@@ -612,7 +619,7 @@ def test_partial_fit_keeps_what_calibrate_found_and_fit_does_not(
 @needs_compilation
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_calibrate_copies_a_few_dense_rows_at_a_time(monkeypatch, tmp_path, dtype):
-    monkeypatch.setattr(_classifier, "_COPIED_BYTES", 1 << 18)
+    monkeypatch.setattr(_model, "_COPIED_BYTES", 1 << 18)
     rng = np.random.default_rng(0)
     X = rng.integers(0, 2, (200, 40_000), np.int8).astype(dtype)
     y = np.arange(200) % 8

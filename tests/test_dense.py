@@ -156,7 +156,7 @@ def test_dense_fits_do_not_depend_on_the_threads(alpha):
         model = MACHClassifier(max_iter=2, alpha=alpha, n_jobs=n_jobs, random_state=0)
         model.fit(X, y)
         assert (model.n_repetitions_, model.n_buckets_) == (1, 700)
-        fitted.append((model.coef_, model.intercept_, model._factor))
+        fitted.append((model.coef_, model.intercept_, model._fitted.memory.factor))
     for other in fitted[1:]:
         for one, another in zip(fitted[0], other, strict=True):
             assert_array_equal(one, another)
@@ -180,7 +180,7 @@ def test_epochs_and_factor_of_dense_rows_come_from_a_trial():
     X, y = make_many_classes(3_000, 20, 40, dense=True, random_state=0)
     model = MACHClassifier(random_state=0).fit(X, y)
     assert model.n_iter_ in (1, 2, 4, 8, 16, 32, 64)
-    assert 0.25 <= model._factor <= 32
+    assert 0.25 <= model._fitted.memory.factor <= 32
     assert model.set_params(max_iter=3, tol=None).fit(X, y).n_iter_ == 3
     column = np.arange(40)
     few = settings_of(X[:999], y[:999].astype(np.int32), n_columns=40)

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 
-from sklearn_mach import MACHClassifier, _classifier, _dense, _softmax
+from sklearn_mach import MACHClassifier, _dense, _inputs, _learner, _model, _softmax
 
 # Bad input --------------------------------------------------------------------------
 
@@ -240,13 +240,14 @@ def test_as_many_classes_as_rows_are_nothing_to_warn_of(method):
 @pytest.mark.parametrize("dtype", [int, float, str, object])
 def test_labels_are_checked_without_filters_of_warnings(dtype, monkeypatch):
     # They belong to the whole process: fits in several threads would leave others.
-    monkeypatch.setattr(_classifier, "warnings", None)
+    monkeypatch.setattr(_inputs, "warnings", None, raising=False)
     y = np.arange(30).astype(str if dtype is object else dtype).astype(dtype)
-    checked = MACHClassifier()._validate(np.eye(30), y, reset=True)[1]
+    how = {"in_float32": True, "reset": True}
+    checked = _inputs.check_rows(MACHClassifier(), np.eye(30), y, **how)[1]
     assert_array_equal(checked, y)
     if dtype is float:
         with pytest.raises(ValueError, match="continuous"):
-            MACHClassifier()._validate(np.eye(30), y + 0.5, reset=True)
+            _inputs.check_rows(MACHClassifier(), np.eye(30), y + 0.5, **how)
 
 
 @pytest.mark.parametrize(
@@ -403,9 +404,9 @@ def test_a_row_is_predicted_alike_in_every_form():
 def test_float16_and_memory_maps_give_the_model_of_the_same_numbers(
     blobs, monkeypatch, tmp_path, dtype, is_mapped, n_jobs
 ):
-    monkeypatch.setattr(_classifier, "_CALIBRATION_ROWS", 100)  # rows are set aside
-    monkeypatch.setattr(_classifier, "_PLAIN_VALUES", 100)  # which a few rows hold
-    monkeypatch.setattr(_classifier, "_COPIED_BYTES", 500)
+    monkeypatch.setattr(_learner, "_CALIBRATION_ROWS", 100)  # rows are set aside
+    monkeypatch.setattr(_inputs, "_PLAIN_VALUES", 100)  # which a few rows hold
+    monkeypatch.setattr(_model, "_COPIED_BYTES", 500)
     monkeypatch.setattr(_softmax, "_HALF_VALUES", 100)
     monkeypatch.setattr(_softmax, "_DENSE_COLUMNS", 8)  # work for two threads
     X, y = blobs(160, 8, 9, sparse=False)
@@ -423,7 +424,7 @@ def test_float16_and_memory_maps_give_the_model_of_the_same_numbers(
         models.append((model, blocks.calibrate(rows, y)))
     for one, other in zip(*models, strict=True):
         assert_same_model(one, other)
-        assert_array_equal(one._scalars, other._scalars)
+        assert_array_equal(one._fitted.model.scalars, other._fitted.model.scalars)
         assert one.logit_adjustment_ == other.logit_adjustment_
         expected = other.predict_proba(plain)
         assert_array_equal(one.predict_proba(X), expected)
@@ -464,14 +465,14 @@ def test_float16_and_memory_maps_are_not_copied(monkeypatch, tmp_path, dtype):
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan])
 @pytest.mark.parametrize("row", [0, 59])
 def test_float16_rows_that_are_not_finite_are_refused(blobs, monkeypatch, value, row):
-    monkeypatch.setattr(_classifier, "_CHECKED_VALUES", 100)  # of several batches
+    monkeypatch.setattr(_inputs, "_CHECKED_VALUES", 100)  # of several batches
     X, y = blobs(60, 12, 6, sparse=False)
     X = X.astype(np.float16)
     model = MACHClassifier(n_buckets=3, max_iter=1, random_state=0).fit(X, y)
     X[row, 5] = value
     message = "X contains NaN" if value != value else "X contains infinity .*float16"
     for n_plain in (0, 10_000):
-        monkeypatch.setattr(_classifier, "_PLAIN_VALUES", n_plain)
+        monkeypatch.setattr(_inputs, "_PLAIN_VALUES", n_plain)
         for call in (model.predict, model.decision_function):
             with pytest.raises(ValueError, match=message):
                 call(X)

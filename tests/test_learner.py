@@ -16,7 +16,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from sklearn_mach import MACHClassifier, _classifier, _softmax
+from sklearn_mach import MACHClassifier, _learner, _softmax
 from sklearn_mach.datasets import make_many_classes
 
 # What it learns ---------------------------------------------------------------------
@@ -133,10 +133,10 @@ def test_only_rows_with_weight_are_set_aside(blobs, monkeypatch):
         return settings, seen
 
     monkeypatch.setattr(_softmax, "make_settings", recorded)
-    monkeypatch.setattr(_classifier, "_CALIBRATION_ROWS", 100)
+    monkeypatch.setattr(_learner, "_CALIBRATION_ROWS", 100)
     model = MACHClassifier(n_repetitions=3, n_buckets=3, max_iter=1, random_state=0)
     model.fit(X, y, weight)  # 60 rows are too few
-    monkeypatch.setattr(_classifier, "_CALIBRATION_ROWS", 50)
+    monkeypatch.setattr(_learner, "_CALIBRATION_ROWS", 50)
     model.fit(X, y, weight)
     model.fit(X, y)
     assert held == [0, 60 // 50, 400 // 50]  # 2 %

@@ -23,6 +23,7 @@ from sklearn.preprocessing import MaxAbsScaler
 from sklearn.svm import SVC, LinearSVC
 
 from sklearn_mach import MACHClassifier
+from sklearn_mach._model import Model
 from sklearn_mach.metrics import (
     TopKScorer,
     calibration_error,
@@ -384,7 +385,7 @@ def test_ranks_of_many_classes_use_bucket_scores_only(blobs, monkeypatch):
     search = GridSearchCV(pipeline, {}, scoring=top_k_score, cv=KFold(2)).fit(X, y)
     expected = slow_ranks(search.decision_function(X), y, search.classes_)
     share = np.mean(np.array(expected) < 5)
-    monkeypatch.setattr(MACHClassifier, "_all_scores", None)
+    monkeypatch.setattr(Model, "scores", None)
     for estimator in (search, search.best_estimator_):
         assert_array_equal(class_ranks(estimator, X, y), expected)
         assert_allclose(top_k_score(estimator, X, y), share)

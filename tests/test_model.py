@@ -10,7 +10,15 @@ import joblib
 import numpy as np
 import pytest
 import reference
-from helpers import DECODERS, SMOOTHING, ExactBuckets, assert_same_model, predictions
+from helpers import (
+    DECODERS,
+    SMOOTHING,
+    ExactBuckets,
+    assert_same_model,
+    bucket_scores,
+    predictions,
+    set_offset,
+)
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import log_softmax, softmax
 from sklearn import config_context
@@ -21,6 +29,7 @@ from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.tree import DecisionTreeClassifier
 
 from sklearn_mach import MACHClassifier, theory
+from sklearn_mach._estimators import Estimators
 from sklearn_mach.metrics import class_ranks
 
 
@@ -233,10 +242,10 @@ def test_offsets_of_classes_count_in_all_predictions_of_log_mean(
     X, y = blobs(90, 5, n_classes, noise=1.5, sparse=False)
     model = MACHClassifier(base, n_repetitions=4, n_buckets=3, random_state=0)
     model.fit(X, y)
-    plain, table = model._bucket_scores(X), model.bucket_table_
+    plain, table = bucket_scores(model, X), model.bucket_table_
     offset = np.random.default_rng(0).normal(0, 0.7, n_classes).astype(np.float32)
     offset[-1] += 3
-    model._set_offset(offset)
+    set_offset(model, offset)
     expected = reference.class_scores(plain, table, "sum", offset)
     best = reference.topk(expected, n_classes)
     assert (best[0][:, 0] != reference.class_scores(plain, table).argmax(axis=1)).any()
@@ -272,7 +281,7 @@ def test_offsets_of_classes_count_in_all_predictions_of_log_mean(
     for decoder in ("mean", "min", "median"):  # which have none
         model.set_params(decoder=decoder)
         merge = "sum" if decoder == "mean" else decoder
-        expected = reference.class_scores(model._bucket_scores(X), table, merge)
+        expected = reference.class_scores(bucket_scores(model, X), table, merge)
         best = reference.topk(expected, n_classes)[0]
         assert_array_equal(model.predict_topk(X, n_classes), best)
         assert_array_equal(model.predict_topk(X[:1], n_classes), best[:1])
@@ -325,7 +334,7 @@ def test_scores_larger_than_the_free_memory_are_refused(blobs, monkeypatch, base
     X, y = blobs(60, sparse=False)
     model = MACHClassifier(base, random_state=0).fit(X, y)
     expected = model.predict(X)
-    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: 500)
+    monkeypatch.setattr("sklearn_mach._model.free_memory", lambda: 500)
     for method, itemsize in (
         ("decision_function", 4),
         ("predict_proba", 8),
@@ -372,14 +381,14 @@ def test_every_prediction_uses_threads(blobs, monkeypatch, call):
     model = MACHClassifier(base, n_repetitions=2, n_buckets=3).fit(abs(X), y)
     expected = call(model, abs(X))
     model.set_params(n_jobs=2)
-    monkeypatch.setattr("sklearn_mach._classifier.cpu_count", lambda: 2)
+    monkeypatch.setattr("sklearn_mach._model.cpu_count", lambda: 2)
     together = Barrier(2)
 
-    def bucket_scores(self, X, scores=MACHClassifier._bucket_scores):
+    def bucket_scores(self, X, *scale, scores=Estimators.bucket_scores):
         together.wait(10)  # each of two threads waits for the other
-        return scores(self, X)
+        return scores(self, X, *scale)
 
-    monkeypatch.setattr(MACHClassifier, "_bucket_scores", bucket_scores)
+    monkeypatch.setattr(Estimators, "bucket_scores", bucket_scores)
     assert_array_equal(call(model, abs(X)), expected)
 
 
@@ -502,7 +511,7 @@ def test_models_mapped_to_a_file_leave_it_as_it_is(blobs, tmp_path, base):
     content = path.read_bytes()
     mapped = joblib.load(path, mmap_mode="r+")
     if base is None:
-        assert isinstance(mapped._weights, np.memmap)
+        assert isinstance(mapped.coef_.base, np.memmap)
     mapped.partial_fit(X, y).calibrate(X, y).predict(X)
     mapped.set_params(n_repetitions=4, warm_start=True).fit(X, y)
     mapped.set_params(warm_start=False).fit(X, y)

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.svm import LinearSVC
 
-from sklearn_mach import MACHClassifier, _classifier, _hashing, _softmax, theory
+from sklearn_mach import MACHClassifier, _hashing, _learner, _planning, _softmax, theory
 
 # Sizes ------------------------------------------------------------------------------
 
@@ -217,7 +217,7 @@ def test_bad_tables_are_refused(blobs, table, parameters, message):
 def test_weights_larger_than_the_free_memory_are_refused(blobs, monkeypatch):
     X, y = blobs(600, 50, 300)
     free = 51 * 4 * 100  # a hundred columns of weights
-    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: free)
+    monkeypatch.setattr("sklearn_mach._planning.free_memory", lambda: free)
     model = MACHClassifier(n_repetitions=16, n_buckets=64, max_iter=1)
     needed = theory.model_bytes(50, 16, 64)
     with pytest.raises(
@@ -235,13 +235,13 @@ def test_weights_larger_than_the_free_memory_are_refused(blobs, monkeypatch):
 
 def test_free_memory_must_hold_the_trial_of_the_learning_rate_too(blobs, monkeypatch):
     X, y = blobs(600, 50, 300)
-    monkeypatch.setattr(_classifier, "_UNCOUNTED", 0)  # whatever it takes
+    monkeypatch.setattr(_planning, "_UNCOUNTED", 0)  # whatever it takes
     monkeypatch.setattr(_softmax, "_PROBE_BYTES", 0)
     weights = theory.model_bytes(50, 8, 64)
     trial = 50 * 4 * 8 * 64 // 10
     model = MACHClassifier(n_repetitions=8, n_buckets=64, max_iter=1)
     model.set_params(hashing="balanced")  # others need memory for sketches
-    monkeypatch.setattr(_classifier, "free_memory", lambda: weights + trial - 1)
+    monkeypatch.setattr(_planning, "free_memory", lambda: weights + trial - 1)
     with pytest.raises(MemoryError, match=f"trial.*take {weights + trial}") as error:
         model.fit(X, y)
     found = re.search(
@@ -252,14 +252,14 @@ def test_free_memory_must_hold_the_trial_of_the_learning_rate_too(blobs, monkeyp
     )
     clone(model).set_params(**sizes).fit(X, y)
     clone(model).set_params(learning_rate=0.1).fit(X, y)  # has no trial
-    monkeypatch.setattr(_classifier, "free_memory", lambda: weights + trial)
+    monkeypatch.setattr(_planning, "free_memory", lambda: weights + trial)
     model.fit(X, y)
 
 
 def test_weights_out_of_proportion_to_the_values_are_reported(blobs, monkeypatch):
     texts = [f"{a} {b}" for a in ("red", "green", "blue") for b in ("hat", "coat")] * 9
     names = [text.split()[1] for text in texts]
-    monkeypatch.setattr(_classifier, "_MANY_BYTES", 4 * 4096)
+    monkeypatch.setattr(_learner, "_MANY_BYTES", 4 * 4096)
     model = MACHClassifier(n_repetitions=1, n_buckets=2, max_iter=1)
     message = (
         r"take .*only 108 non-zeros in 4,096 columns, 0.0 a col.*HashingVectorizer"
@@ -271,7 +271,7 @@ def test_weights_out_of_proportion_to_the_values_are_reported(blobs, monkeypatch
     # the first of many blocks
     clone(model).partial_fit(hashed, names, classes=["coat", "hat"])
     clone(model).set_params(estimator=MultinomialNB()).fit(abs(hashed), names)
-    monkeypatch.setattr(_classifier, "_MANY_BYTES", 0)
+    monkeypatch.setattr(_learner, "_MANY_BYTES", 0)
     model.fit(TfidfVectorizer().fit_transform(texts), names)
     for sparse in (True, False):
         model.fit(*blobs(60, n_classes=2, sparse=sparse))
@@ -283,7 +283,7 @@ def test_weights_out_of_proportion_to_the_values_are_reported(blobs, monkeypatch
 def test_automatic_sizes_fit_in_half_of_the_free_memory(blobs, monkeypatch, n_columns):
     X, y = blobs(600, 50, 300)
     free = 2 * 51 * 4 * n_columns
-    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: free)
+    monkeypatch.setattr("sklearn_mach._planning.free_memory", lambda: free)
     model = MACHClassifier(max_iter=1).fit(X, y)
     assert model.coef_.nbytes + model.intercept_.nbytes <= free // 2
     assert np.unique(model.bucket_table_, axis=0).shape[0] == 300
@@ -291,7 +291,7 @@ def test_automatic_sizes_fit_in_half_of_the_free_memory(blobs, monkeypatch, n_co
 
 def test_too_little_memory_for_any_sizes_is_said(blobs, monkeypatch):
     X, y = blobs(600, 50, 300)
-    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: 400)
+    monkeypatch.setattr("sklearn_mach._planning.free_memory", lambda: 400)
     with pytest.raises(MemoryError, match="No R and B fit; use fewer features"):
         MACHClassifier(max_iter=1).fit(X, y)
 
@@ -303,7 +303,7 @@ def test_clustering_that_does_not_fit_in_the_free_memory_is_refused(
     X, y = blobs(600, 2, n_classes=300, sparse=False)
     sizes = dict(n_repetitions=4, n_buckets=18, max_iter=1, random_state=0)
     model = MACHClassifier(base, **sizes)
-    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: 10**8)
+    monkeypatch.setattr("sklearn_mach._planning.free_memory", lambda: 10**8)
     monkeypatch.setattr(_hashing, "sketch_bytes", lambda n_classes: 10**6 * n_classes)
     message = "300 classes in 300000000 bytes .* Use hashing='balanced'"
     with pytest.raises(MemoryError, match=message):
@@ -314,7 +314,7 @@ def test_clustering_that_does_not_fit_in_the_free_memory_is_refused(
 
 def test_unknown_free_memory_refuses_nothing(blobs, monkeypatch):
     X, y = blobs(60)
-    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: None)
+    monkeypatch.setattr("sklearn_mach._planning.free_memory", lambda: None)
     assert MACHClassifier().fit(X, y).predict_proba(X).shape == (60, 6)
 
 
@@ -371,7 +371,7 @@ def test_automatic_sizes_stay_when_a_model_grows(blobs, monkeypatch):
     best = model.predict_topk(X)
     # the model is in memory now: as few bytes as half of it needs are free
     free = theory.model_bytes(2_000, *sizes) * 5 // 4
-    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: free)
+    monkeypatch.setattr("sklearn_mach._planning.free_memory", lambda: free)
     fresh = clone(model).fit(X, y)
     assert (fresh.n_repetitions_, fresh.n_buckets_) != sizes
     with pytest.warns(UserWarning, match=f"n_repetitions={sizes[0]} as before trains"):

@@ -142,7 +142,7 @@ def test_only_the_smallest_of_too_many_buckets_is_tried(data):
 def test_auto_repetitions_are_those_of_the_classifier(
     data, monkeypatch, free, n_repetitions
 ):
-    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: free)
+    monkeypatch.setattr("sklearn_mach._planning.free_memory", lambda: free)
     search = MACHClassifierCV(FAST, n_buckets=4).fit(*data)
     assert search.cv_results_["n_repetitions"][-1] == n_repetitions
     alone = clone(FAST).set_params(n_buckets=4).fit(*data)
@@ -150,7 +150,7 @@ def test_auto_repetitions_are_those_of_the_classifier(
 
 
 def test_auto_repetitions_of_base_classifiers_ignore_the_free_memory(data, monkeypatch):
-    monkeypatch.setattr("sklearn_mach._classifier.free_memory", lambda: 1)
+    monkeypatch.setattr("sklearn_mach._planning.free_memory", lambda: 1)
     model = MACHClassifier(GaussianNB())
     search = MACHClassifierCV(model, n_buckets=4, refit=False).fit(*data)
     assert search.cv_results_["n_repetitions"][-1] == 32
