@@ -30,6 +30,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 from sklearn_mach import MACHClassifier, theory
 from sklearn_mach._estimators import Estimators
+from sklearn_mach._model import Model
 from sklearn_mach.metrics import class_ranks
 
 
@@ -562,3 +563,42 @@ def test_models_of_a_time_without_sums_of_rows_predict_and_grow(blobs):
         ):
             getattr(old(), method)(X, y)
         getattr(old().fit(X, y), method)(X, y)
+
+
+# Parts of models --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("base", [None, MultinomialNB()])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_some_repetitions_are_a_model(blobs, base, decoder):
+    X, y = blobs(90, n_classes=9, sparse=False)
+    X = abs(X)
+    options = {"n_buckets": 3, "hashing": "balanced", "random_state": 0}
+    whole = MACHClassifier(base, n_repetitions=5, decoder=decoder, **options).fit(X, y)
+    few = MACHClassifier(base, n_repetitions=3, decoder=decoder, **options).fit(X, y)
+    how = {"decoder": decoder, "device": "cpu", "n_jobs": None}
+    model = whole._fitted.model
+    first = model.select(range(3))
+    assert first.n_repetitions == 3
+    assert_array_equal(first.table, few.bucket_table_)
+    best, scores = first.topk(X, 4, **how)
+    labels, expected = few.predict_topk(X, 4, return_scores=True)
+    assert_array_equal(few.classes_[best], labels)
+    assert_array_equal(scores, expected)
+    assert_array_equal(first.scores(X, **how), few.decision_function(X))
+    joined = Model.concatenate([first, model.select([3, 4])])
+    assert_array_equal(joined.table, model.table)
+    assert_array_equal(joined.scores(X, **how), whole.decision_function(X))
+    assert joined.n_bytes == model.n_bytes
+
+
+def test_ranks_of_labels_that_are_not_there(blobs):
+    X, y = blobs(60, sparse=False)
+    model = MACHClassifier(n_repetitions=3, n_buckets=3, random_state=0).fit(X, y)
+    expected = reference.rank(model.decision_function(X[:3]), y[:3])
+    labels = [*y[:2], 99]
+    assert_array_equal(model.class_ranks(X[:3], labels), [*expected[:2], 6])
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        model.class_ranks(X[:3], labels[:2])
+    with pytest.raises(NotFittedError):
+        clone(model).class_ranks(X[:3], labels)

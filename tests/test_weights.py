@@ -1,0 +1,63 @@
+"""Storages of weights, each against products and softmax in float64."""
+
+import pickle
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import log_softmax, softmax
+
+from sklearn_mach._weights import STORAGES, Linear
+
+R, B, D = 3, 4, 20
+
+
+@pytest.fixture(params=STORAGES)
+def linear(request):
+    """A scorer of each storage, and the weights that it stands for."""
+    rng = np.random.default_rng(0)
+    W, b = rng.standard_normal((D, R * B)), rng.standard_normal(R * B)
+    scorer = Linear.of(W.astype(np.float32), b.astype(np.float32), B, request.param)
+    return scorer, *(array.astype(np.float64) for array in scorer.storage.dense())
+
+
+@pytest.mark.parametrize(
+    "kind", ["float16", "float32", "float64", "sparse float32", "sparse float64"]
+)
+def test_scores_are_softmax_of_products(linear, kind):
+    scorer, W, b = linear
+    X = np.random.default_rng(1).random((9, D))
+    X = np.where(X < 0.6, 0, X).astype(kind.removeprefix("sparse "))
+    logits = (X.astype(np.float64) @ W + b).reshape(9, R, B)
+    if kind.startswith("sparse"):
+        X = sp.csr_array(X)
+    # float32: some 20 terms, each rounded to 6e-8 of their size
+    close = {"rtol": 1e-5, "atol": 1e-5}
+    log_proba = scorer.bucket_scores(X, True, 1)
+    assert_allclose(log_proba, log_softmax(logits, axis=2), **close)
+    proba = scorer.bucket_scores(X, False, R)
+    assert_allclose(proba, softmax(logits, axis=2) / R, **close)
+
+
+def test_repetitions_are_selected_and_joined(linear):
+    scorer, W, b = linear
+    W, b = W.reshape(D, R, B), b.reshape(R, B)
+    chosen = scorer.select([2, 0])
+    assert_array_equal(chosen.coef, W[:, [2, 0]].transpose(1, 2, 0))
+    assert_array_equal(chosen.intercept, b[[2, 0]])
+    whole = Linear.concatenate([scorer.select([0]), scorer.select([1, 2])])
+    assert_array_equal(whole.coef, scorer.coef)
+    assert_array_equal(whole.intercept, scorer.intercept)
+    assert whole.n_bytes == scorer.n_bytes
+
+
+def test_states_are_plain_and_give_the_same_scores(linear):
+    scorer = linear[0]
+    state = pickle.loads(pickle.dumps(scorer.state()))
+    again = Linear.from_state(state | {"other": 1}, B)
+    X = np.random.default_rng(1).random((4, D))
+    scores = scorer.bucket_scores(X, True, 1)
+    assert_array_equal(again.bucket_scores(X, True, 1), scores)
+    assert Linear.from_state({"other": 1}, B) is None
+    assert type(again.storage) is type(scorer.storage)
