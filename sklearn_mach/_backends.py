@@ -1,8 +1,6 @@
-"""Where the work is done: devices, their tables of functions, and free memory."""
+"""Where the work is done: devices and their tables of functions."""
 
-import os
 from functools import partial
-from pathlib import Path
 from threading import RLock
 from typing import NamedTuple
 
@@ -11,6 +9,7 @@ import scipy.sparse as sp
 
 from . import _softmax
 from ._decoding import decode_topk
+from ._memory import format_bytes
 from ._progress import SilentTask
 
 # Non-zeros times R B from which "auto" takes a GPU: 1e10 multiplications and additions
@@ -282,50 +281,3 @@ def _gpu_topk(placed, X, k, log, divisor, merge, offset):
     table, prepared = on_host.table, on_host.prepared
     options = {"merge": merge, "offset": offset, "prepared": prepared}
     return decode_topk(scores, table, k, **options)
-
-
-def free_memory():
-    """Bytes of main memory that this process may still take, or None if unknown.
-
-    The least of what the system and, in a container, its control group have left.
-    """
-    free = []
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free.append(int(line.split()[1]) * 1024)
-    except OSError:  # not Linux: all of the memory there is
-        try:
-            free.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-        except (AttributeError, ValueError, OSError):  # nor POSIX
-            return None
-    for folder, limit, used, prefix in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current", ""),
-        (
-            "/sys/fs/cgroup/memory",
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_",
-        ),
-    ):
-        try:
-            left = int(Path(folder, limit).read_text())
-            left -= int(Path(folder, used).read_text())
-            for line in Path(folder, "memory.stat").read_text().splitlines():
-                name, value = line.split()
-                if name in (f"{prefix}active_file", f"{prefix}inactive_file"):
-                    left += int(value)  # cached files, dropped when needed
-        except (OSError, ValueError):  # no such group, or no limit ("max")
-            continue
-        free.append(max(left, 0))
-    return min(free, default=None)
-
-
-def format_bytes(n_bytes):
-    """A size for people: '1.35 GB'."""
-    for unit in ("bytes", "kB", "MB", "GB", "TB"):
-        if n_bytes < 1000 or unit == "TB":
-            return (
-                f"{n_bytes:.0f} {unit}" if unit == "bytes" else f"{n_bytes:.2f} {unit}"
-            )
-        n_bytes /= 1000

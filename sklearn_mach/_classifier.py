@@ -53,8 +53,6 @@ from . import _dense, _hashing, _softmax, theory
 from ._backends import (
     backend,
     choose_device,
-    format_bytes,
-    free_memory,
     predicting_device,
     resolve_device,
 )
@@ -78,6 +76,7 @@ from ._compat import (
     with_callbacks,
 )
 from ._decoding import decode_scores, decode_topk, prepare
+from ._memory import format_bytes, free_memory
 from ._progress import SilentTask, Task
 from ._stages import decode_stages
 

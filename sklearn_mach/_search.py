@@ -19,7 +19,6 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from . import _hashing, theory
-from ._backends import format_bytes
 from ._classifier import MACHClassifier
 from ._compat import (
     HasMethods,
@@ -27,6 +26,7 @@ from ._compat import (
     StrOptions,
     _fit_context,
 )
+from ._memory import format_bytes
 from .metrics import TopKScorer, check_weight
 
 _SEEDS = np.iinfo(np.int32).max

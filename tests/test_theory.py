@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from sklearn_mach import MACHClassifier
-from sklearn_mach._backends import format_bytes
+from sklearn_mach._memory import format_bytes
 from sklearn_mach.theory import (
     choose_sizes,
     estimate_variance,
