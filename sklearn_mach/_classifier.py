@@ -78,6 +78,7 @@ from ._compat import (
 from ._decoding import decode_scores, decode_topk, prepare
 from ._memory import format_bytes, free_memory
 from ._progress import SilentTask, Task
+from ._rows import Targets
 from ._stages import decode_stages
 
 # The share of every bucket probability of a base classifier that is spread evenly over
@@ -1113,7 +1114,7 @@ class MACHClassifier(
         try:
             n_done = device.train_all(
                 X,
-                y,
+                Targets.of(y),
                 plan.table,
                 W,
                 b,
