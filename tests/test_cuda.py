@@ -58,6 +58,12 @@ def test_a_model_of_a_gpu_predicts_without_one(host_gpu, monkeypatch):
         copy.fit(X, y)
 
 
+def test_merges_that_the_gpu_does_not_know_are_the_cpus():
+    assert _cuda.searches(5, "sum") and _cuda.searches(5, "min")
+    for k, merge in ((5, "median"), (5, "one of tomorrow"), (33, "sum")):
+        assert not _cuda.searches(k, merge)
+
+
 def test_importing_the_package_leaves_cupy_alone():
     code = "import sys, sklearn_mach; sys.exit('cupy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

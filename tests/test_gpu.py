@@ -4,6 +4,8 @@
 "cuda" is a real GPU.
 """
 
+from types import SimpleNamespace
+
 import cuda_on_host
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from sklearn.utils import check_random_state
 from test_dense import record_starts
 
 from sklearn_mach import MACHClassifier, _cuda
+from sklearn_mach._backends import backend
+from sklearn_mach._rows import Targets
 
 SEED = 3
 TOLERANCE = dict(rtol=1e-4, atol=3e-5)  # as of the CPU's learner, in test_softmax.py
@@ -68,6 +72,118 @@ def test_epochs_equal_the_reference(device, sparse, batch_size, alpha):
     )
     assert_allclose(model.coef_, W, **TOLERANCE)
     assert_allclose(model.intercept_, b, **TOLERANCE)
+
+
+def several_classes():
+    """Rows, the classes of each (none to three), and the table."""
+    X, _, weight, table = problem()
+    rng = np.random.default_rng(1)
+    # Two classes of a row may share a bucket.
+    classes = [rng.choice(6, n, replace=False) for n in rng.permutation(30) % 4]
+    return X, classes, weight / weight.mean(), table
+
+
+def train(X, classes, table, device, weight, **options):
+    """An epoch from zero weights: W (R, B, d), b (R, B) and the mean loss."""
+    n, d = X.shape
+    settings = SimpleNamespace(
+        step=(0.3 * weight).astype(np.float32),
+        weight=weight.astype(np.float32),
+        visited=lambda rows: rows,
+        gain=np.ones(d, np.float32),
+        past=np.zeros(d + 1, np.float32),
+        slow=np.zeros(d + 1, np.float32),
+        decay=[(1, 0.5)],
+        seed=SEED,
+        tol=None,
+        train=np.arange(n),
+        held=np.arange(0),
+        early_stopping=False,
+        metric=None,
+        verbose=1,
+        **options,
+    )
+    losses = []
+
+    def report(epoch, part, loss, *others):
+        losses.append(loss)
+
+    starts = np.cumsum([0, *map(len, classes)])
+    targets = Targets(starts, np.concatenate(classes).astype(np.int32))
+    W, b = np.zeros((d, 9), np.float32), np.zeros(9, np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_cuda.modules().training, "report_epoch", report)
+        train_all = backend(device).train_all
+        assert train_all(X, targets, table, W, b, 0, True, settings, 1) == 1
+    return W.T.reshape(3, 3, d), b.reshape(3, 3), losses[0]
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.parametrize("penalty", [0, 0.01])
+def test_rows_of_several_classes_and_of_none_equal_the_reference(
+    device, sparse, batch_size, streamed, penalty, monkeypatch
+):
+    if device == "cpu":
+        pytest.skip("the CPU's kernels are tested where they are")
+    X, classes, weight, table = several_classes()
+    if streamed:
+        monkeypatch.setattr(_cuda.modules().training, "_ENTRIES", 30)
+        monkeypatch.setattr(_cuda, "plan_training", lambda *args: (3, False))
+    options = dict(batch_size=batch_size, penalty=penalty, bias=2.0)
+    rows = sp.csr_matrix(X) if sparse else X
+    found = train(rows, classes, table, device, weight, **options)
+    # A row is as many rows as it has classes, which share its step, in one batch.  One
+    # without classes has a step of zero, with any class.
+    W, b, total = np.zeros((3, 3, 7)), np.zeros((3, 3)), 0
+    order = np.random.default_rng([SEED, 0]).permutation(30)
+    for start in range(0, 30, batch_size):
+        batch = order[start : start + batch_size]
+        triples = [(i, c, 1 / len(classes[i])) for i in batch for c in classes[i]]
+        triples += [(i, 0, 0) for i in batch if not len(classes[i])]
+        i, c, share = map(np.array, zip(*triples, strict=True))
+        loss = reference.sgd_epoch(
+            X[i],
+            c,
+            table,
+            W,
+            b,
+            np.arange(len(i)),
+            0.3 * weight[i] * share,
+            np.full(2, 1 - 0.5 * start / 30),
+            batch_size=len(i),
+            bias=2.0,
+            penalty=penalty * len(batch) / len(i),
+            bound=2.0 if sparse else np.inf,
+        )
+        total += (weight[i] * share) @ loss
+    assert_allclose(found[0], W, **TOLERANCE)
+    assert_allclose(found[1], b, **TOLERANCE)
+    assert_allclose(found[2], total.mean() / weight.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_a_class_named_twice_gives_the_bits_of_once(device, sparse):
+    if device == "cpu":
+        pytest.skip("the CPU's kernels are tested where they are")
+    X, y, weight, table = problem()
+    rows = sp.csr_matrix(X) if sparse else X
+    once, twice = (
+        train(
+            rows,
+            np.repeat(y[:, None], n, axis=1),
+            table,
+            device,
+            weight,
+            batch_size=4,
+            penalty=0,
+            bias=2.0,
+        )
+        for n in (1, 2)
+    )
+    for a, b in zip(once, twice, strict=True):
+        assert_array_equal(a, b)
 
 
 def heavy_weights(n):
