@@ -251,7 +251,7 @@ class _Turn:
         for task, chunk in zip(tasks, chunks, strict=True):
             part = order[task]
             starts, classes = _targets_of(self.targets, part)
-            has_classes = np.diff(starts) > 0
+            has_classes = np.diff(starts) > 0  # a row without has no step and no loss
             step, weight = (
                 cupy.asarray(array[part] * has_classes, dtype=np.float32)
                 for array in (s.step, s.weight)

@@ -32,11 +32,10 @@ __device__ float warp_sum(float v)
 
 // Row t of a batch, a block: logits Z[t] (pitch) = scale * x W + b, where x W is read
 // from Z itself if the rows are not sparse.  Then, by mode, Z becomes the gradient
-// factor * rate[r] * step[t] * (softmax - target), and loss[t, r] is weight[t] times
-// the mean of -log P over the buckets of classes[starts[t]], ..., the row's last class
-// before starts[t + 1], where target is the mean of their one-hots (without classes,
-// which takes a step and a weight of zero, target is 0); or the logarithms of the
-// softmax; or the softmax.
+// factor * rate[r] * step[t] * (softmax - the mean of the one-hots), and loss[t, r] is
+// weight[t] times the mean of -log P, over the buckets of the row's classes, which are
+// classes[starts[t]], ..., classes[starts[t + 1] - 1] (a row without any has a step and
+// a weight of zero); or the logarithms of the softmax; or the softmax.
 extern "C" __global__ void score_rows(
     int sparse, const float* data, const int* indices, const long long* indptr,
     const int* rows, const float* W, const float* b, float scale, int n_repetitions,
@@ -88,9 +87,10 @@ extern "C" __global__ void score_rows(
         } else {
             const long long first = starts[t], last = starts[t + 1];
             const float share = last > first ? 1.0f / (last - first) : 0.0f;
+            int own = -1;  // in a register: most rows have no other class
             float target = 0.0f;
-            for (long long c = first; c < last; ++c) {
-                const int own = table[(long long)classes[c] * n_repetitions + r];
+            for (long long c = last - 1; c >= first; --c) {
+                own = table[(long long)classes[c] * n_repetitions + r];
                 target += zr[own] - largest;
             }
             __syncwarp();  // all lanes have read the targets before one overwrites them
@@ -99,8 +99,8 @@ extern "C" __global__ void score_rows(
                     weight[t] * (logf(total) - share * target);
             const float size = step[t] * factor * rate[r];
             for (int j = lane; j < n_buckets; j += 32) {
-                int hits = 0;
-                for (long long c = first; c < last; ++c)
+                int hits = j == own;
+                for (long long c = first + 1; c < last; ++c)
                     hits += table[(long long)classes[c] * n_repetitions + r] == j;
                 zr[j] = size * (expf(zr[j] - largest) / total - share * hits);
             }

@@ -35,7 +35,7 @@ def test_devices_that_are_not_there(device):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """The calls of "slow", a kind of device that is the CPU: first arguments by name."""
+    """The first arguments of the calls of "slow", a kind of device that is the CPU."""
     calls = {}
 
     def recorded(name):
