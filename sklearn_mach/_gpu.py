@@ -33,7 +33,6 @@ from ._gpu_kernels import (
     to_host,
 )
 from ._progress import SilentTask, report_epoch
-from ._rows import Targets
 
 _ENTRIES = 1 << 22  # non-zeros of a chunk, or numbers of a dense one / 16
 
@@ -46,6 +45,19 @@ def _gather(data, indices, indptr, rows, first, out_data, out_indices):
         for p in range(first[t + 1] - first[t]):
             out_data[first[t] + p] = data[start + p]
             out_indices[first[t] + p] = indices[start + p]
+
+
+@njit
+def _targets_of(starts, classes, rows):
+    """Starts and classes, as of `Targets`, of some rows in their order."""
+    first = np.zeros(rows.shape[0] + 1, np.int64)
+    for t in range(rows.shape[0]):
+        first[t + 1] = first[t] + starts[rows[t] + 1] - starts[rows[t]]
+    out = np.empty(first[-1], np.int32)
+    for t in range(rows.shape[0]):
+        for p in range(first[t + 1] - first[t]):
+            out[first[t] + p] = classes[starts[rows[t]] + p]
+    return first, out
 
 
 class _Rows:
@@ -120,15 +132,6 @@ class _Rows:
             chunk[-1].set(array, stream=self.stream)
         self.stream.synchronize()
         return tuple(chunk) if self.sparse else chunk[0]
-
-
-def _targets_of(targets, rows):
-    """The targets of some rows, in their order."""
-    starts = targets.starts[rows]
-    lengths = targets.starts[rows + 1] - starts
-    first = np.concatenate([[0], np.cumsum(lengths)])
-    places = np.arange(first[-1]) + np.repeat(starts - first[:-1], lengths)
-    return Targets(first, targets.classes[places])
 
 
 def train_all(X, targets, table, W, b, first, zero, settings, plans, task=SilentTask):
@@ -250,14 +253,13 @@ class _Turn:
         chunks = self.rows.chunks([order[task] for task in tasks])
         for task, chunk in zip(tasks, chunks, strict=True):
             part = order[task]
-            starts, classes = _targets_of(self.targets, part)
+            starts, classes = _targets_of(*self.targets, part)
             has_classes = np.diff(starts) > 0  # a row without has no step and no loss
             step, weight = (
                 cupy.asarray(array[part] * has_classes, dtype=np.float32)
                 for array in (s.step, s.weight)
             )
-            starts = cupy.asarray(starts, dtype=np.int64)
-            classes = cupy.asarray(classes, dtype=np.int32)
+            starts, classes = cupy.asarray(starts), cupy.asarray(classes)
             losses = cupy.zeros((len(part), self.R), np.float32)
             if learn and not dense:
                 transposed = self._transpose(chunk, part)
