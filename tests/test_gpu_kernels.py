@@ -4,10 +4,29 @@ import shutil
 import subprocess
 import sys
 
+import cuda_on_host
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from test_gpu import fitted, problem
+
+import sklearn_mach
+from sklearn_mach import _cuda
+
+
+def test_the_stand_in_leaves_nothing_behind(kernel_folder):
+    names = [f"sklearn_mach.{name}" for name in cuda_on_host.MODULES]
+
+    def state():
+        loaded = [sys.modules.get(name) for name in [*names, "cupy", "cupyx"]]
+        return loaded, dict(vars(sklearn_mach))
+
+    before = state()
+    with pytest.MonkeyPatch.context() as patch:
+        cuda_on_host.load(kernel_folder, patch)
+        for module in vars(_cuda.modules()).values():
+            assert module.cupy.__version__ == "of the host"
+    assert state() == before
 
 
 @pytest.mark.parametrize("compiler", ["nvcc", "nvrtc"])
