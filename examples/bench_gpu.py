@@ -25,13 +25,16 @@ import threading
 import time
 import traceback
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import scipy
 import sklearn
 from sklearn.preprocessing import normalize
 
-from sklearn_mach import MACHClassifier, _backends, _hashing, _softmax
+from sklearn_mach import MACHClassifier, _backends, _cuda, _hashing, _softmax
+from sklearn_mach._memory import free_memory
+from sklearn_mach._rows import Targets
 from sklearn_mach.datasets import load_python_tokens, make_many_classes
 
 LIMIT, PART_LIMIT = 580, 240  # seconds for all parts together, and for one
@@ -106,10 +109,12 @@ def copy_bandwidth(cupy, n):
 
 def gemm_rate(gpu, n, d, width):
     """Operations per second of a float32 product of n rows and the weights."""
-    cupy = gpu.cupy
+    cupy = gpu.kernels.cupy
     a, b = cupy.ones((n, d), np.float32), cupy.ones((d, width), np.float32)
     out = cupy.empty((n, width), np.float32)
-    elapsed = device_seconds(cupy, lambda: gpu.gemm(False, a, b, out), repeats=10)
+    elapsed = device_seconds(
+        cupy, lambda: gpu.kernels.gemm(False, a, b, out), repeats=10
+    )
     return 2 * n * d * width / elapsed
 
 
@@ -128,12 +133,13 @@ class Peak(threading.Thread):
 
 
 def tests(gpu, sizes):
-    path = os.path.join(os.path.dirname(__file__), "..", "tests", "test_gpu.py")
-    command = [sys.executable, "-m", "pytest", "-q", path]
+    folder = Path(__file__).parents[1] / "tests"
+    names = sorted(path.name for path in folder.glob("test_gpu*.py"))
+    command = [sys.executable, "-m", "pytest", "-q", *(folder / name for name in names)]
     done = subprocess.run(command, timeout=PART_LIMIT - 20)
-    report("tests/test_gpu.py", "passed" if done.returncode == 0 else "FAILED", "pass")
+    report(", ".join(names), "passed" if done.returncode == 0 else "FAILED", "pass")
     if done.returncode:
-        failed.append("tests/test_gpu.py")
+        failed.append("tests of the GPU")
 
 
 def tokens(gpu, sizes):
@@ -198,15 +204,16 @@ def odp(gpu, sizes):
 
 def odp_learner(gpu, sizes, X, y):
     """Host CSR to host weights, an epoch and its floor, and the CPU's learner."""
-    cupy, (n, d, K) = gpu.cupy, sizes["train"]
+    cupy, (n, d, K) = gpu.kernels.cupy, sizes["train"]
     R, B = sizes["R"], sizes["B"]
     table = _hashing.draw_table(K, B, range(R))
     settings, _ = _softmax.make_settings(X, y, None, OPTIONS, 0)
-    train_all = _backends.backend("cuda:0").train_all
+    rows = X, Targets.of(y), table
+    on_gpu = _backends.backend("cuda:0").train_all
 
     def train(settings):
         W, b = np.zeros((d, R * B), np.float32), np.zeros(R * B, np.float32)
-        return seconds(train_all, X, y, table, W, b, 0, True, settings, 1), W
+        return seconds(on_gpu, *rows, W, b, 0, True, settings, 1), W
 
     first = train(settings._replace(train=settings.train[:5_000]))[0]
     report("    learner, 5,000 rows, with compilation", f"{first:.2f} s")
@@ -227,13 +234,14 @@ def odp_learner(gpu, sizes, X, y):
 
     W, b = np.zeros((d, R * B), np.float32), np.zeros(R * B, np.float32)
 
-    def on_cpu(rows):
-        part = settings._replace(train=rows, decay=settings.decay[:1])
-        return seconds(_softmax.train_all, X, y, table, W, b, 0, True, part, -1)
+    def on_cpu(train):
+        part, functions = settings._replace(train=train), _backends.backend("cpu")
+        part = part._replace(decay=settings.decay[:1])
+        return seconds(functions.train_all, *rows, W, b, 0, True, part, -1)
 
     on_cpu(settings.train[:100])  # compiles
-    rows = settings.train[: max(n // 2, 1)]
-    cpu_epoch = on_cpu(rows) * settings.train.size / rows.size
+    some = settings.train[: max(n // 2, 1)]
+    cpu_epoch = on_cpu(some) * settings.train.size / some.size
     figures = f"{epoch:.3f} s / {cpu_epoch:.2f} s"
     report(f"    an epoch, GPU / {os.cpu_count()} CPU cores", figures)
     report("    GPU against CPU, an epoch", f"{cpu_epoch / epoch:.1f} x", ">= 20 x")
@@ -241,7 +249,7 @@ def odp_learner(gpu, sizes, X, y):
 
 def odp_topk(gpu, sizes, model, X, y):
     """Top-5 of the test rows' number, and how they differ from the CPU's."""
-    cupy, K = gpu.cupy, sizes["train"][2]
+    cupy, K = gpu.kernels.cupy, sizes["train"][2]
     accuracy = model.score(X[:10_000], y[:10_000])
     report("    accuracy on 10,000 training rows", f"{accuracy:.3f}")
     test = X[np.arange(sizes["n_test"]) % X.shape[0]]
@@ -249,11 +257,12 @@ def odp_topk(gpu, sizes, model, X, y):
     what = f"    top-5 of {test.shape[0]:,} rows, K={K:,}, from X"
     report(what, f"{elapsed:.2f} s", "<= 5 s")
     rows = test[: sizes["n_compared"]]
-    functions, placed = model._place()
-    R = model.n_repetitions_
-    scores = cupy.asarray(functions.bucket_proba(placed, rows, True, R))
+    scorer = model._fitted.model.scorer.on(model.device_, model.bucket_table_)
+    scores = cupy.asarray(scorer.bucket_scores(rows, True, model.n_repetitions_))
     table = cupy.asarray(model.bucket_table_.astype(np.int32))
-    elapsed = device_seconds(cupy, lambda: gpu.best_classes(scores, table, 5, "sum"))
+    elapsed = device_seconds(
+        cupy, lambda: gpu.model.best_classes(scores, table, 5, "sum")
+    )
     report("    search alone", f"{elapsed * 1e6 / rows.shape[0]:.2f} us a row")
     labels, values = model.predict_topk(rows, 6, return_scores=True)
     model.device_ = "cpu"
@@ -272,7 +281,7 @@ def dense(gpu, sizes):
     """The shape of ImageNet-22K: dense rows, streamed from main memory."""
     d, K, R, B = (sizes[name] for name in ("d", "K", "R", "B"))
     n = int(sizes["n_bytes"] / (4 * d))
-    free = _backends.free_memory()
+    free = free_memory()
     if free is not None:
         n = min(n, int(0.7 * free / (4 * d)))
     rng = np.random.default_rng(0)
@@ -290,14 +299,15 @@ def dense(gpu, sizes):
     settings, _ = _softmax.make_settings(block, y[: len(block)], None, options, 0)
     ones = np.ones(n, np.float32)
     W, b = np.zeros((d, R * B), np.float32), np.zeros(R * B, np.float32)
-    shape = (X.shape, None, K, R, B, settings.batch_size)
-    at_a_time = _backends.plan_training(gpu.free_memory(0), *shape)[0]
+    shape, targets = (X.shape, None, K, R, B, settings.batch_size), Targets.of(y)
+    at_a_time = _cuda.plan_training(gpu.kernels.free_memory(0), *shape)[0]
     plan = (0, at_a_time, False)  # streamed, even where X would fit
 
     def train(n_rows):
         rows = np.arange(n_rows, dtype=np.int32)
         part = settings._replace(step=ones, weight=ones, train=rows)
-        return seconds(gpu.train_all, X, y, table, W, b, 0, True, part, [plan])
+        train_all = gpu.training.train_all
+        return seconds(train_all, X, targets, table, W, b, 0, True, part, [plan])
 
     train(min(n, 4096))  # compiles
     rate = (n - n // 4) / (train(n) - train(n // 4))
@@ -314,8 +324,8 @@ PARTS = {"odp": odp, "dense": dense, "tokens": tokens, "tests": tests}
 
 def run_part(name, sizes):
     """Run a part in this process, with its memory and its seconds."""
-    gpu = _backends._gpu()
-    watch = Peak(gpu.cupy)
+    gpu = _cuda.modules()
+    watch = Peak(gpu.kernels.cupy)
     watch.start()
     attempt(name, PARTS[name], gpu, sizes.get(name))
     watch.ended.set()
@@ -323,15 +333,15 @@ def run_part(name, sizes):
 
 
 def print_versions():
-    gpu = _backends._gpu()
-    runtime = gpu.cupy.cuda.runtime
-    for number in range(gpu.n_devices()):
+    gpu = _cuda.modules()
+    runtime = gpu.kernels.cupy.cuda.runtime
+    for number in range(gpu.kernels.n_devices()):
         card = runtime.getDeviceProperties(number)
         memory = f"{card['totalGlobalMem'] / 1e9:.0f} GB"
         print(f"cuda:{number}: {card['name'].decode()}, {memory}")
     print(
         f"{os.cpu_count()} CPU cores; CUDA {runtime.runtimeGetVersion()}, driver "
-        f"{runtime.driverGetVersion()}, CuPy {gpu.cupy.__version__}, Python "
+        f"{runtime.driverGetVersion()}, CuPy {gpu.kernels.cupy.__version__}, Python "
         f"{platform.python_version()}, NumPy {np.__version__}, SciPy "
         f"{scipy.__version__}, scikit-learn {sklearn.__version__}",
         flush=True,

@@ -20,7 +20,7 @@ from ._backends import backend, choose_device
 from ._compat import one_blas_thread
 from ._memory import format_bytes
 from ._planning import Trained
-from ._rows import n_values, stack
+from ._rows import Targets, n_values, stack
 from ._weights import Linear
 
 _CALIBRATION_ROWS = 10_000  # with fewer rows probabilities are not calibrated
@@ -272,7 +272,7 @@ class SoftmaxLearner:
         is_zero = not continued and not settings.starts
         return backend(device).train_all(
             X,
-            y,
+            Targets.of(y),
             plan.table,
             W,
             b,

@@ -103,13 +103,8 @@ class Linear:
 
     def on(self, device, table):
         """The scorer on the device of `fit`, or the CPU where that does not answer."""
-        device = predicting_device(device)
-        if device == "cpu":
-            self._copies.clear()
-            return self
-        functions = backend(device)
-        arrays = *self.storage.dense(), table, self.n_buckets
-        return _OnDevice(functions, functions.place(*arrays, self._copies))
+        functions = backend(predicting_device(device))
+        return functions.scorer(self, table, self._copies)
 
     def bucket_scores(self, X, log, divisor):
         """(Log) probabilities of the buckets, divided: float32 (n_samples, R, B)."""
@@ -132,19 +127,3 @@ class Linear:
         """The repetitions of all, in this order."""
         storages = [scorer.storage for scorer in scorers]
         return cls(type(storages[0]).concatenate(storages), scorers[0].n_buckets)
-
-
-class _OnDevice(NamedTuple):
-    """A linear scorer copied to a device that is not the CPU."""
-
-    functions: object
-    placed: object
-
-    def bucket_scores(self, X, log, divisor):
-        return self.functions.bucket_proba(self.placed, X, log, divisor)
-
-    def searches(self, k, merge):
-        return self.functions.searches(k, merge)
-
-    def topk(self, X, k, log, divisor, merge, offset):
-        return self.functions.topk(self.placed, X, k, log, divisor, merge, offset)

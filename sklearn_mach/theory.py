@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._backends import format_bytes
 from ._hashing import min_repetitions
+from ._memory import format_bytes
 
 __all__ = [
     "Cost",

@@ -1,12 +1,46 @@
-"""Small problems that several files fit."""
+"""Devices, and small problems, that several files use."""
 
 import os
+import shutil
+import sys
 
+import cuda_on_host
 import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from sklearn_mach import _cuda
+from sklearn_mach._backends import resolve_device
+
 os.environ["MPLBACKEND"] = "Agg"  # figures need no screen
+
+
+@pytest.fixture(scope="session")
+def kernel_folder(tmp_path_factory):
+    """Where the kernels of GPUs are compiled for the host, once."""
+    if sys.platform != "linux" or shutil.which("g++") is None:
+        pytest.skip("needs Linux and g++ to compile the kernels for the host")
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture
+def host_gpu(kernel_folder, monkeypatch):
+    """The modules of the GPU; the device "cuda" is a stand-in on the host."""
+    cuda_on_host.load(kernel_folder, monkeypatch)
+    return _cuda.modules()
+
+
+@pytest.fixture(params=["cpu", "host", "cuda"])
+def device(request):
+    """The name of a device; CPU and GPU are held to the same references."""
+    if request.param == "host":
+        request.getfixturevalue("host_gpu")
+    elif request.param == "cuda":
+        try:
+            resolve_device("cuda")
+        except ValueError as error:
+            pytest.skip(str(error))
+    return "cpu" if request.param == "cpu" else "cuda"
 
 
 @pytest.fixture

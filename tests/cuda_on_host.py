@@ -1,4 +1,4 @@
-"""Enough of CuPy, in NumPy, to run `sklearn_mach._gpu` where there is no GPU.
+"""Enough of CuPy, in NumPy, to run `sklearn_mach._gpu*` where there is no GPU.
 
 The kernels are compiled for the host by g++ (`cuda_on_host.cpp`), the arrays are
 NumPy's.  This checks the logic of the kernels and of their host code, and that no
@@ -16,6 +16,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+
+import sklearn_mach
+
+MODULES = "_gpu_kernels", "_gpu", "_gpu_model"  # that import CuPy, in this order
 
 
 class Array(np.ndarray):
@@ -121,7 +125,7 @@ def _gemm(cublas, transa, transb, a, b, out=None, alpha=1.0, beta=0.0):
 
 
 def load(folder, monkeypatch):
-    """The module `sklearn_mach._gpu` on top of the host's kernels."""
+    """Until the test ends the modules that import CuPy run on the host's kernels."""
     cupy, cupyx = types.ModuleType("cupy"), types.ModuleType("cupyx")
     for name in ("arange", "argsort", "ascontiguousarray", "asarray", "empty"):
         setattr(cupy, name, _device_array(getattr(np, name)))
@@ -156,16 +160,16 @@ def load(folder, monkeypatch):
         )
 
     cupy.RawModule = raw_module
-    for name, module in (("cupy", cupy), ("cupy.cublas", cupy.cublas)):
+    stand_in = {"cupy": cupy, "cupy.cublas": cupy.cublas, "cupyx": cupyx}
+    for name, module in stand_in.items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setitem(sys.modules, "cupyx", cupyx)
-    name, package = "sklearn_mach._gpu", sys.modules["sklearn_mach"]
-    monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.delattr(package, "_gpu", raising=False)
-    module = importlib.import_module(name)
-    del sys.modules[name], package._gpu  # or it would be taken for the real one
-    monkeypatch.setitem(sys.modules, name, module)  # Numba looks for it there
-    return module
+    for name in MODULES:  # what was there, or nothing, comes back after the test
+        monkeypatch.setitem(sys.modules, f"sklearn_mach.{name}", None)
+        monkeypatch.setattr(sklearn_mach, name, None, raising=False)
+    for name in MODULES:
+        del sys.modules[f"sklearn_mach.{name}"]
+    for name in MODULES:
+        importlib.import_module(f"sklearn_mach.{name}")
 
 
 def build(code, folder):

@@ -1,34 +1,15 @@
-"""Devices and the memory that is free."""
+"""Devices."""
 
 import sys
-from pathlib import Path
+from types import SimpleNamespace
 
+import cuda_on_host
+import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
-from sklearn_mach import _backends
-from sklearn_mach._backends import format_bytes, free_memory, resolve_device
-
-GB = 10**9
-
-
-@pytest.fixture
-def machine(tmp_path, monkeypatch):
-    """A function that writes the files from which the free memory is read."""
-
-    def place(*parts):
-        return Path(tmp_path, *(str(part).lstrip("/") for part in parts))
-
-    def make(files):
-        monkeypatch.setattr(_backends, "Path", place)
-        for path, text in files.items():
-            place(path).parent.mkdir(parents=True, exist_ok=True)
-            place(path).write_text(text)
-
-    return make
-
-
-MEMINFO = {"/proc/meminfo": "MemTotal: 9000000 kB\nMemAvailable:    8000000 kB\n"}
-AVAILABLE = 8_000_000 * 1024
+from sklearn_mach import MACHClassifier, _cpu
+from sklearn_mach._backends import KINDS, Backend, resolve_device
 
 
 def test_devices_that_are_there():
@@ -38,72 +19,86 @@ def test_devices_that_are_there():
 
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_says_what_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)  # as if it were not installed
-    monkeypatch.delitem(sys.modules, "sklearn_mach._gpu", raising=False)
-    monkeypatch.delattr("sklearn_mach._gpu", raising=False)
+    for name in cuda_on_host.MODULES:
+        monkeypatch.delitem(sys.modules, f"sklearn_mach.{name}", raising=False)
+        monkeypatch.delattr(f"sklearn_mach.{name}", raising=False)
     assert resolve_device("auto") == "cpu"
     with pytest.raises(ValueError, match="CuPy cannot be imported.*pip install"):
         resolve_device("cuda")
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU"])
+@pytest.mark.parametrize("device", ["gpu", "cuda:", "cuda:x", "CPU", "cpu:0", "cpu:"])
 def test_devices_that_are_not_there(device):
     with pytest.raises(ValueError, match=f"device='{device}' cannot be used.*'cpu'"):
         resolve_device(device)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/meminfo")
-def test_free_memory_of_this_machine_is_at_most_all_of_it():
-    line = next(
-        line
-        for line in Path("/proc/meminfo").read_text().splitlines()
-        if line.startswith("MemTotal:")
+@pytest.fixture
+def calls(monkeypatch):
+    """The first arguments of the calls of "slow", a kind of device that is the CPU."""
+    calls = {}
+
+    def recorded(name):
+        def function(*args, **options):
+            calls[name] = args[0]
+            return getattr(_cpu, name)(*args, **options)
+
+        return function
+
+    def check(number):
+        if number is not None and number > 1:
+            raise ValueError("there are two of them")
+
+    names = Backend._fields
+    kind = SimpleNamespace(
+        NAMES="'slow'",
+        NUMBERED=True,
+        LEAST_WORK=1000,
+        check=check,
+        **{name: recorded(name) for name in names},
     )
-    assert 0 < free_memory() <= int(line.split()[1]) * 1024
+    monkeypatch.setitem(KINDS, "slow", kind)
+    return calls
 
 
-def test_free_memory_without_a_control_group(machine):
-    machine(MEMINFO)
-    assert free_memory() == AVAILABLE
+@pytest.mark.parametrize("decoder", ["log_mean", "min", "median"])
+def test_a_kind_of_device_is_an_entry_of_the_table(calls, blobs, monkeypatch, decoder):
+    X, y = blobs()
+
+    def fit(device):
+        model = MACHClassifier(
+            n_repetitions=3,
+            n_buckets=4,
+            decoder=decoder,
+            device=device,
+            batch_size=1,
+            random_state=0,
+        )
+        return model.fit(X, y)
+
+    expected, model = fit("cpu"), fit("slow:1")
+    assert model.device_ == "slow:1"
+    assert_array_equal(model.coef_, expected.coef_)
+    for method in ("predict", "predict_proba", "decision_function"):
+        assert_array_equal(getattr(model, method)(X), getattr(expected, method)(X))
+    assert calls.keys() == set(Backend._fields)
+    assert calls["train_all"] == calls["scorer"] == 1
+    monkeypatch.delitem(KINDS, "slow")
+    assert_array_equal(model.predict(X), expected.predict(X))
 
 
-def test_free_memory_in_a_control_group(machine):
-    group = {
-        "/sys/fs/cgroup/memory.max": f"{4 * GB}\n",
-        "/sys/fs/cgroup/memory.current": f"{3 * GB}\n",
-        "/sys/fs/cgroup/memory.stat": "anon 5\ninactive_file 1000\nactive_file 200\n",
-    }
-    machine(MEMINFO | group)
-    assert free_memory() == GB + 1200  # cached files are dropped when needed
-    machine({"/sys/fs/cgroup/memory.current": f"{5 * GB}\n"})
-    assert free_memory() == 0
-    machine({"/sys/fs/cgroup/memory.max": "max\n"})
-    assert free_memory() == AVAILABLE
-    machine({"/sys/fs/cgroup/memory.max": f"{400 * GB}\n"})
-    assert free_memory() == AVAILABLE
+def test_auto_takes_the_last_kind_that_is_worth_it(calls):
+    X, y = np.eye(5), np.arange(5)
+    for n_buckets, device in ((2, "cpu"), (4, "slow")):
+        model = MACHClassifier(n_repetitions=10, n_buckets=n_buckets, random_state=0)
+        assert model.set_params(device="auto").fit(X, y).device_ == device
+        assert (calls.get("train_all", 1) is None) == (device == "slow")
+    assert resolve_device("auto") == "slow"
 
 
-def test_free_memory_in_an_old_control_group(machine):
-    folder = "/sys/fs/cgroup/memory"
-    group = {
-        f"{folder}/memory.limit_in_bytes": f"{4 * GB}\n",
-        f"{folder}/memory.usage_in_bytes": f"{3 * GB}\n",
-        f"{folder}/memory.stat": (
-            "inactive_file 7\ntotal_inactive_file 1000\ntotal_active_file 200\n"
-        ),
-    }
-    machine(MEMINFO | group)
-    assert free_memory() == GB + 1200
-
-
-@pytest.mark.parametrize(
-    ("n_bytes", "text"),
-    [
-        (0, "0 bytes"),
-        (999, "999 bytes"),
-        (1000, "1.00 kB"),
-        (1_352_684_800, "1.35 GB"),
-        (4 * 10**15, "4000.00 TB"),
-    ],
-)
-def test_format_bytes(n_bytes, text):
-    assert format_bytes(n_bytes) == text
+def test_a_kind_says_what_it_has_and_what_is_missing(calls):
+    with pytest.raises(ValueError, match="'cpu', 'cuda' for all .*, 'slow'"):
+        resolve_device("fast")
+    with pytest.raises(ValueError, match="'slow:2' cannot be used: there are two of"):
+        resolve_device("slow:2")
+    assert resolve_device("slow") == "slow"

@@ -18,7 +18,7 @@ class Kernels(Directive):
     def run(self):
         found = []
         for module in pkgutil.iter_modules(sklearn_mach.__path__):
-            if module.name == "_gpu":  # needs CuPy; its kernels are CUDA's
+            if module.name.startswith("_gpu"):  # need CuPy; their kernels are CUDA's
                 continue
             module = importlib.import_module(f"sklearn_mach.{module.name}")
             kernels = [

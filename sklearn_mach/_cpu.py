@@ -1,0 +1,28 @@
+"""The CPU as a kind of device: what `_backends` asks of it."""
+
+from . import _softmax
+from ._progress import SilentTask
+
+NAMES = "'cpu'"
+NUMBERED = False
+LEAST_WORK = 0
+
+
+def check(number):
+    """A CPU is always there."""
+
+
+def batch_size(options, n_samples):
+    return options["batch_size"]
+
+
+def train_all(
+    number, X, targets, table, W, b, first, zero, settings, n_jobs, task=SilentTask
+):
+    y = targets.classes
+    return _softmax.train_all(X, y, table, W, b, first, zero, settings, n_jobs, task)
+
+
+def scorer(number, linear, table, kept):
+    kept.clear()  # a device on which it predicted before
+    return linear
