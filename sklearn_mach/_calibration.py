@@ -47,6 +47,30 @@ def log_proportions(scores, scalars):
     return scores
 
 
+def proba_by_scalars(scores, scalars, chance):
+    """Probabilities in place of mean logarithms, scores (n, K), float64.
+
+    As the other two functions it has the scalars (3,) and the chance that two classes
+    collide, and does not use both.
+    """
+    np.exp(log_proportions(scores, scalars), out=scores)
+    proba_by_sum(scores, scalars, chance)
+
+
+def proba_above_chance(scores, scalars, chance):
+    """Probabilities in place of means, of which collisions made `chance`."""
+    if chance > 0:
+        scores -= chance
+        np.maximum(scores, 0, out=scores)
+        scores[~scores.any(axis=1)] = 1  # no class is above chance
+    proba_by_sum(scores, scalars, chance)
+
+
+def proba_by_sum(scores, scalars, chance):
+    """Probabilities proportional to the scores, in their place."""
+    scores /= scores.sum(axis=1, keepdims=True)
+
+
 def _shape(best, scalars):
     """Temperatures t of rows whose best scores are `best`, and the power c."""
     t = np.exp(np.clip(scalars[0] + scalars[1] * best, -_MAX_LOG, _MAX_LOG))

@@ -15,7 +15,6 @@ from ._calibration import (
     fit_adjustment,
     fit_scalars,
     log_prior,
-    log_proportions,
     summarize,
 )
 from ._decoding import DECODERS, decode_scores, decode_topk, prepare, rank_of
@@ -183,14 +182,15 @@ class Model:
             return classes, values if return_scores else None
 
         parts = self.map_chunks(decode, X, count_threads(n_jobs))
+        divisor = self._scale(decoder)[1]
         for r in range(self.n_repetitions):
             classes = np.concatenate([part[0][:, r] for part in parts])
             if not return_scores:
                 yield classes, None
                 continue
             scores = np.concatenate([part[1][:, r] for part in parts])
-            if DECODERS[decoder].is_mean:  # the scores are divided by R, not r + 1
-                scores *= np.float32(self.n_repetitions / (r + 1))
+            if divisor != 1:  # which is R, not r + 1
+                scores *= np.float32(divisor / (r + 1))
             yield classes, scores
 
     def ranks(self, X, y, *, decoder, device, n_jobs):
@@ -230,17 +230,10 @@ class Model:
 
     def _to_proba(self, scores, decoder):
         """Turn merged scores (n, K), float64, into probabilities, in place."""
-        if decoder == "log_mean":
-            scalars = self.scalars
-            if scalars is None:
-                start = digits(self.n_classes, self.n_buckets)
-                scalars = np.log(start), 0.0, 0.0
-            np.exp(log_proportions(scores, scalars), out=scores)
-        elif decoder == "mean" and self.chance > 0:
-            scores -= self.chance
-            np.maximum(scores, 0, out=scores)
-            scores[~scores.any(axis=1)] = 1  # no class is above chance
-        scores /= scores.sum(axis=1, keepdims=True)
+        scalars = self.scalars
+        if scalars is None:
+            scalars = np.log(digits(self.n_classes, self.n_buckets)), 0.0, 0.0
+        DECODERS[decoder].to_proba(scores, scalars, self.chance)
 
     def _scale(self, decoder):
         """Whether bucket scores are logarithms, and what they are divided by.
@@ -249,12 +242,12 @@ class Model:
         numbers.
         """
         how = DECODERS[decoder]
-        return how.is_log, self.n_repetitions if how.is_mean else 1
+        return how.is_log, how.divisor(self.n_repetitions)
 
     def _decoding(self, decoder):
         """Keyword arguments of the functions that decode."""
-        offset = self.offset if decoder == "log_mean" else None
-        return {"merge": DECODERS[decoder].merge, "offset": offset}
+        how = DECODERS[decoder]
+        return {"merge": how.merge, "offset": self.offset if how.is_log else None}
 
     def map_chunks(self, function, X, n_threads):
         """Values of function(X[rows], rows) for chunks of rows, in threads."""

@@ -9,25 +9,11 @@ in stage r; its deficit in 8 bits is looked up for each stage.
 """
 
 import numpy as np
-from llvmlite import ir
-from numba import config, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
 from ._compat import njit, read_only
-from ._decoding import (
-    _FAR,
-    _LANES,
-    _LEVELS,
-    _TOP,
-    _aligned,
-    _insert,
-    _lowest_bit,
-    _offset_array,
-    _offset_levels,
-    decode_topk,
-    is_long,
-)
+from ._decoding import MERGES, decode_topk, is_long, offset_array
+from ._lanes import LANES, aligned, lanes_of_stages, lowest_bit
+from ._topk import FAR, LEVELS, TOP, insert, offset_levels
 
 
 def decode_stages(scores, table, k, *, merge="sum", offset=None):
@@ -43,12 +29,12 @@ def decode_stages(scores, table, k, *, merge="sum", offset=None):
     values : ndarray of shape (n, R, k), float32
     """
     n, R, B = scores.shape
-    offset = _offset_array(offset, merge)
+    offset = offset_array(offset, merge)
     share = (np.arange(1, R + 1) / R).astype(np.float32)  # of the offset, by stage
     indices = np.empty((n, R, k), dtype=np.int32)
     values = np.empty((n, R, k), dtype=np.float32)
-    # A median has no deficit that only grows; and sorting beats long running lists.
-    if merge == "median" or is_long(k, table.shape[0]):
+    # Deficits may also fall, as a median's do; and sorting beats long running lists.
+    if not MERGES[merge].by_stages or is_long(k, table.shape[0]):
         for r in range(R):
             first = np.ascontiguousarray(scores[:, : r + 1])
             codes = np.ascontiguousarray(table[:, : r + 1])
@@ -56,100 +42,18 @@ def decode_stages(scores, table, k, *, merge="sum", offset=None):
             best = decode_topk(first, codes, k, merge=merge, offset=part)
             indices[:, r], values[:, r] = best
     else:
-        (table,), (bounds, levels) = read_only(table), _offset_levels(offset)
-        starts = _aligned((R if offset.size else 0, _LEVELS, _LANES), np.uint8)
-        deficits = _aligned((R, B, _LANES), np.float32)
-        lanes = _aligned((R, B, _LANES), np.uint8)
-        limits = _aligned((R, _LANES), np.uint8)
-        for row in range(0, n, _LANES):
-            rows = slice(row, row + _LANES)
-            task = scores[rows], table, merge == "sum", offset, share, bounds, levels
+        (table,), (bounds, levels) = read_only(table), offset_levels(offset)
+        starts = aligned((R if offset.size else 0, LEVELS, LANES), np.uint8)
+        deficits = aligned((R, B, LANES), np.float32)
+        lanes = aligned((R, B, LANES), np.uint8)
+        limits = aligned((R, LANES), np.uint8)
+        adds = MERGES[merge].is_sum
+        for row in range(0, n, LANES):
+            rows = slice(row, row + LANES)
+            task = scores[rows], table, adds, offset, share, bounds, levels
             work = deficits, lanes, starts, limits
             _stages_block(*task, *work, indices[rows], values[rows])
     return indices, values
-
-
-if config.DISABLE_JIT:
-
-    def _lanes_of_stages(lanes, table, k, adds, starts, level, limits):
-        """Lanes, as bits, where class k is below the limit of a stage.
-
-        lanes (R, B, _LANES): 8-bit terms to add, or to take the maximum of; starts
-        (R, _LEVELS, _LANES), or none: what a sum starts from by stage and level; limits
-        (R, _LANES).
-        """
-        terms = [lanes[r, table[k, r]].astype(int) for r in range(table.shape[1])]
-        totals = (np.add if adds else np.maximum).accumulate(terms)
-        if starts.shape[0]:
-            totals = totals + starts[:, level]
-        below = (np.minimum(totals, 255) < limits).any(axis=0)
-        return sum(1 << int(i) for i in np.flatnonzero(below))
-
-else:
-
-    @intrinsic
-    def _lanes_of_stages(typing, lanes, table, k, adds, starts, level, limits):
-        """Lanes, as bits, where class k is below the limit of a stage.
-
-        lanes (R, B, _LANES): 8-bit terms to add, or to take the maximum of; starts
-        (R, _LEVELS, _LANES), or none: what a sum starts from by stage and level; limits
-        (R, _LANES).
-        """
-        index, vector = ir.IntType(64), ir.VectorType(ir.IntType(8), _LANES)
-        zero = ir.Constant(vector, None)
-
-        def generate(context, builder, signature, args):
-            lanes, table, starts, limits = (
-                context.make_array(signature.args[j])(context, builder, args[j])
-                for j in (0, 1, 4, 6)
-            )
-            n_starts, n_levels, _ = cgutils.unpack_tuple(builder, starts.shape, 3)
-            has_starts = builder.icmp_signed("!=", n_starts, index(0))
-            R, B, _ = cgutils.unpack_tuple(builder, lanes.shape, 3)
-            codes = builder.gep(table.data, [builder.mul(args[2], R)])
-            total = cgutils.alloca_once_value(builder, zero)
-            room = cgutils.alloca_once_value(builder, zero)  # not zero below a limit
-
-            def call(name, a, b):
-                kind = ir.FunctionType(vector, [vector, vector])
-                name = f"llvm.{name}.v{_LANES}i8"
-                function = cgutils.get_or_insert_function(builder.module, kind, name)
-                return builder.call(function, [a, b])
-
-            def load(array, row):
-                data = builder.gep(array.data, [builder.mul(row, index(_LANES))])
-                data = builder.bitcast(data, vector.as_pointer())
-                return builder.load(data, align=64)
-
-            def step(r, merge, starting):
-                code = builder.zext(builder.load(builder.gep(codes, [r])), index)
-                term = load(lanes, builder.add(builder.mul(r, B), code))
-                now = call(merge, builder.load(total), term)
-                builder.store(now, total)
-                if starting:
-                    at = builder.add(builder.mul(r, n_levels), args[5])
-                    now = call("uadd.sat", load(starts, at), now)
-                below = call("usub.sat", load(limits, r), now)
-                builder.store(builder.or_(builder.load(room), below), room)
-
-            def steps(merge, starting=False):
-                with cgutils.for_range(builder, R) as loop:
-                    step(loop.index, merge, starting)
-
-            with builder.if_else(args[3]) as (adding, comparing):
-                with adding, builder.if_else(has_starts) as (starting, plain):
-                    with starting:
-                        steps("uadd.sat", True)
-                    with plain:
-                        steps("uadd.sat")
-                with comparing:
-                    steps("umax")
-            found = builder.icmp_unsigned("!=", builder.load(room), zero)
-            return builder.bitcast(found, index)
-
-        integer = types.intp
-        kinds = lanes, table, integer, types.boolean, starts, integer, limits
-        return types.uint64(*kinds), generate
 
 
 @njit(fastmath=False)
@@ -157,23 +61,23 @@ def _stages_block(
     scores, table, adds, offset, share, bounds, levels, deficits, lanes, starts, limits,
     indices, values,
 ):  # fmt: skip
-    """Write the best classes of up to _LANES rows to indices and values (n, R, n_best).
+    """Write the best classes of up to LANES rows to indices and values (n, R, n_best).
 
     adds: whether scores are added, or else their minimum is taken; share (R,): of the
-    offset in each stage; bounds, levels: of `_offset_levels`. Space to work in:
-    deficits and lanes (R, B, _LANES), starts (R, _LEVELS, _LANES), or none without
-    offset, limits (R, _LANES).
+    offset in each stage; bounds, levels: of `offset_levels`. Space to work in:
+    deficits and lanes (R, B, LANES), starts (R, LEVELS, LANES), or none without
+    offset, limits (R, LANES).
     """
     n, R, n_best = indices.shape
     K, last_stage = table.shape[0], R - 1
     has_offset = offset.shape[0] > 0
     begin = 0 if has_offset else 1
     ceiling, span, error = _stages_deficits(scores, adds, share, bounds, deficits)
-    every_row = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(_LANES - n)
+    every_row = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(LANES - n)
     scale = np.zeros(n)
     n_seen = np.zeros(scores.shape[2], dtype=np.int64)
     for r in range(R):
-        for i in range(_LANES):
+        for i in range(LANES):
             limits[r, i] = 0
     first, stop = 0, n_best
     while first < K:
@@ -185,13 +89,13 @@ def _stages_block(
                 for i in range(n):
                     score = scores[i, 0, bucket]
                     if k < n_best or score > values[i, 0, n_best - 1]:
-                        _insert(k, score, indices[i, 0], values[i, 0])
+                        insert(k, score, 0, indices[i], values[i])
             mask = every_row
             if k >= n_best:
                 level = levels[k] if has_offset else 0
-                mask = _lanes_of_stages(lanes, table, k, adds, starts, level, limits)
+                mask = lanes_of_stages(lanes, table, k, adds, starts, level, limits)
             while mask:
-                i = _lowest_bit(mask)
+                i = lowest_bit(mask)
                 mask &= mask - np.uint64(1)
                 score = scores[i, 0, bucket]
                 for r in range(begin, R):
@@ -200,7 +104,7 @@ def _stages_block(
                         score = score + term if adds else min(score, term)
                     total = score + share[r] * offset[k] if has_offset else score
                     if k < n_best or total > values[i, r, n_best - 1]:
-                        _insert(k, total, indices[i, r], values[i, r])
+                        insert(k, total, r, indices[i], values[i])
                         limits[r, i] = _stages_limit(
                             values[i, r, n_best - 1], ceiling[i, r], error[i], scale[i]
                         )
@@ -210,14 +114,14 @@ def _stages_block(
             gap = span[i]
             if worst > -np.inf:
                 gap = min(gap, ceiling[i, last_stage] - worst)
-            scale[i] = _TOP / max(gap + error[i], 1e-30)
+            scale[i] = TOP / max(gap + error[i], 1e-30)
             inverse = scale[i] * (1 - 1e-6)  # more than the rounding of a deficit
             for r in range(R):
                 for b in range(lanes.shape[1]):
                     units = deficits[r, b, i] * inverse
                     lanes[r, b, i] = np.uint8(min(units, 255.0))
             for r in range(starts.shape[0]):
-                for j in range(_LEVELS):
+                for j in range(LEVELS):
                     units = share[r] * bounds[1] * j * inverse
                     starts[r, j, i] = np.uint8(min(units, 255.0))
             for r in range(begin, R):
@@ -237,7 +141,7 @@ def _stages_limit(worst, ceiling, error, scale):
 
 @njit(inner=True, fastmath=False)
 def _stages_deficits(scores, adds, share, bounds, deficits):
-    """Write deficits (R, B, _LANES); return float64 bounds for each row.
+    """Write deficits (R, B, LANES); return float64 bounds for each row.
 
     share, bounds: as in `_stages_block`.
 
@@ -260,7 +164,7 @@ def _stages_deficits(scores, adds, share, bounds, deficits):
             for b in range(B):
                 t = scores[i, r, b]
                 lowest = min(lowest, t if t > -np.inf else highest)
-                deficits[r, b, i] = highest - t if t > -np.inf else _FAR
+                deficits[r, b, i] = highest - t if t > -np.inf else FAR
             ceiling[i, r] = highest
             if adds and r > 0:
                 ceiling[i, r] += ceiling[i, r - 1]
@@ -269,7 +173,7 @@ def _stages_deficits(scores, adds, share, bounds, deficits):
                 error[i] += max(abs(highest), abs(lowest))
         for r in range(R):
             ceiling[i, r] += share[r] * bounds[0]
-        span[i] += bounds[1] * _LEVELS
+        span[i] += bounds[1] * LEVELS
         error[i] += bounds[2]
         error[i] *= (R + 2) * 2.0**-24
     return ceiling, span, error

@@ -27,6 +27,9 @@ from sklearn_mach._calibration import (
     fit_adjustment,
     fit_scalars,
     log_proportions,
+    proba_above_chance,
+    proba_by_scalars,
+    proba_by_sum,
     summarize,
 )
 from sklearn_mach.datasets import make_many_classes
@@ -419,6 +422,30 @@ def test_blocks_have_one_trial_when_1000_rows_are_there(small_rows, monkeypatch)
     assert tried[0][1] is tried[1][1] is None
     assert model._fitted.memory.factor == tried[2][1] > 0
     assert not model._fitted.memory.waiting
+
+
+def test_probabilities_follow_from_scores_by_scalars_chance_or_sum():
+    scores = np.array([[-1.0, -3.0, -1.5], [-2.0, -2.0, -9.0]])
+    a, b, log_c = 0.5, -0.25, 0.2
+    for chance in (0.0, 0.3):  # which does not count
+        out = scores.copy()
+        proba_by_scalars(out, (a, b, log_c), chance)
+        for row, found in zip(scores, out, strict=True):
+            gap = row.max() - row
+            odds = np.exp(-np.exp(a + b * row.max()) * gap ** np.exp(log_c))
+            assert_allclose(found, odds / odds.sum(), rtol=1e-12)
+
+    scores = np.array([[0.5, 0.1, 0.3], [0.1, 0.2, 0.05]])
+    for chance, expected in [
+        (0.0, scores / scores.sum(axis=1, keepdims=True)),
+        (0.2, [[0.75, 0, 0.25], [1 / 3] * 3]),  # no class of the second is above
+    ]:
+        out = scores.copy()
+        proba_above_chance(out, None, chance)
+        assert_allclose(out, expected, rtol=1e-12)
+    out = scores.copy()
+    proba_by_sum(out, None, 0.2)
+    assert_allclose(out, scores / scores.sum(axis=1, keepdims=True), rtol=1e-12)
 
 
 # The method of the estimator --------------------------------------------------------

@@ -8,8 +8,12 @@ import pytest
 import reference
 from numpy.testing import assert_array_equal
 
-from sklearn_mach import _decoding, _stages
+from sklearn_mach import _decoding, _stages, _topk
+from sklearn_mach._compat import njit
 from sklearn_mach._decoding import (
+    DECODERS,
+    Decoder,
+    Merge,
     decode_scores,
     decode_topk,
     prepare,
@@ -189,7 +193,6 @@ def test_an_offset_of_minus_infinity_leaves_the_order_of_the_classes():
     scores = np.zeros((1, 1, 8), dtype=np.float32)
     offset = np.full(8, -np.inf, dtype=np.float32)
     check(scores, table, 3, "sum", offset)
-    check_stages(scores, table, 3, "sum", offset)
 
 
 @pytest.mark.parametrize("merge", ["min", "median"])
@@ -212,8 +215,6 @@ def test_an_offset_counts_in_sums_only(merge):
     y = np.arange(20)
     ranks = rank_of(scores, table, y, **options)
     assert_array_equal(ranks, reference.rank(plain, y))
-    indices = decode_stages(scores, table, 9, **options)[0]
-    assert_array_equal(indices[:, -1], best[0])
 
 
 @pytest.mark.parametrize("n", [1, 40])
@@ -271,8 +272,8 @@ def test_code_width_and_read_only_inputs_change_nothing():
 @pytest.mark.skipif(not COMPILED, reason="nothing is compiled")
 def test_a_table_that_cannot_be_written_compiles_nothing_anew():
     rng = np.random.default_rng(0)
-    kernels = [_decoding._topk_first, _decoding._topk_block, _decoding._topk_rows]
-    kernels += [_decoding._sum_tile, _decoding._min_tile, _decoding._median_tile]
+    kernels = [_topk._topk_each, _topk._topk_block, _topk._topk_rows]
+    kernels += [merge.tile for merge in _decoding.MERGES.values()]
     kernels += [_decoding._count_before, _decoding._gather, _stages._stages_block]
     scores = draw("normal", (20, 3, 16), rng)
     table = rng.integers(0, 16, (300, 3)).astype(np.uint8)
@@ -302,48 +303,60 @@ def test_no_rows():
     assert rank_of(scores, table, np.zeros(0, dtype=int)).shape == (0,)
 
 
-def check_stages(scores, table, k, merge, offset=None):
-    """Compare the stages with the reference of the first repetitions, bit for bit."""
-    indices, values = decode_stages(scores, table, k, merge=merge, offset=offset)
-    stages = reference.stage_scores(scores, table, merge, offset)
-    for r, expected in enumerate(stages):
-        expected_indices, expected_values = reference.topk(expected, k)
-        assert_array_equal(indices[:, r], expected_indices)
-        assert_array_equal(values[:, r], expected_values)
-    last = decode_topk(scores, table, k, merge=merge, offset=offset)
-    assert_array_equal(indices[:, -1], last[0])
-    assert_array_equal(values[:, -1], last[1])
+def test_decoders_are_merges_of_logarithms_or_probabilities():
+    assert {d: (v.merge, v.is_log, v.divisor(8)) for d, v in DECODERS.items()} == {
+        "log_mean": ("sum", True, 8),
+        "mean": ("sum", False, 8),
+        "min": ("min", False, 1),
+        "median": ("median", False, 1),
+    }
 
 
-@pytest.mark.parametrize("merge", MERGES)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("k", [1, 5, 70, 100])
-def test_stages_match_the_reference_of_the_first_repetitions(kind, merge, k):
-    rng = np.random.default_rng([KINDS.index(kind), MERGES.index(merge), k])
-    n, K, B = (70, 400, 11) if COMPILED else (3, 100, 5)
-    R = int(rng.integers(1, 12 if COMPILED else 4))
+@njit(fastmath=False)
+def max_tile(lanes, table, offset, first, last, work, tile):
+    """Maxima, as a newcomer would write its kernel."""
+    for k in range(first, last):
+        for i in range(tile.shape[1]):
+            total = lanes[0, table[k, 0], i]
+            for r in range(1, table.shape[1]):
+                total = max(total, lanes[r, table[k, r], i])
+            tile[k - first, i] = total
+
+
+@pytest.mark.parametrize("kind", ["normal", "few_values", "minus_infinity"])
+@pytest.mark.parametrize("n, k", [(1, 1), (1, 5), (70, 5), (35, 300)])
+def test_a_new_decoder_is_a_kernel_and_two_lines(monkeypatch, kind, n, k):
+    monkeypatch.setitem(_decoding.MERGES, "max", Merge(max_tile))
+    max_of = Decoder("max", is_log=False, to_proba=DECODERS["min"].to_proba)
+    monkeypatch.setitem(DECODERS, "max", max_of)
+    assert DECODERS["max"].divisor(8) == 1
+    rng = np.random.default_rng([KINDS.index(kind), n, k])
+    (K, R, B), n = ((2_500, 5, 16), n) if COMPILED else ((310, 3, 8), min(n, 2))
     table = rng.integers(0, B, (K, R)).astype(np.uint8)
     scores = draw(kind, (n, R, B), rng)
-    check_stages(scores, table, k, merge)
-    if merge == "sum":
-        scale = rng.choice([1e-3, 1, 30])
-        offset = (rng.standard_normal(K) * scale).astype(np.float32)
-        check_stages(scores, table, k, merge, offset)
+    offset = rng.standard_normal(K).astype(np.float32)  # which no maximum has
+    terms = np.stack([scores[:, r, table[:, r]] for r in range(R)])  # (R, n, K)
+    stages = np.maximum.accumulate(terms)
+    expected, (indices, values) = stages[-1], reference.topk(stages[-1], k)
+    y = (np.arange(n) * 7919) % K
+    for given in (None, offset):
+        options = {"merge": DECODERS["max"].merge, "offset": given}
+        assert_array_equal(decode_scores(scores, table, **options), expected)
+        ranks = rank_of(scores, table, y, **options)
+        assert_array_equal(ranks, reference.rank(expected, y))
+        found = decode_topk(scores, table, k, prepared=prepare(table, B), **options)
+        assert_array_equal(found[0], indices)
+        assert_array_equal(found[1], values)
+        found = decode_stages(scores, table, k, **options)
+        for r, stage in enumerate(stages):
+            best = reference.topk(stage, k)
+            assert_array_equal(found[0][:, r], best[0])
+            assert_array_equal(found[1][:, r], best[1])
 
 
-@pytest.mark.parametrize("offset", [None, "ties", "zipf", "minus_infinity", "equal"])
-@pytest.mark.parametrize("k", [1, 10, 100])
-def test_stages_of_many_classes_match_the_reference(offset, k):
-    rng = np.random.default_rng([k])
-    n, K, R, B = (67, 5_003, 16, 32) if COMPILED else (2, 200, 3, 8)
-    table = rng.integers(0, B, (K, R)).astype(np.uint8)
-    scores = draw("log_proba", (n, R, B), rng) / np.float32(R)
-    if offset is not None:
-        kind, offset = offset, np.log(1 + rng.permutation(K)).astype(np.float32)
-        if kind == "ties":  # scores and offsets of few values
-            scores, offset = np.round(scores), np.round(offset)
-        elif kind == "minus_infinity":
-            offset[rng.random(K) < 0.3] = -np.inf
-        elif kind == "equal":
-            offset[:] = offset[0]
-    check_stages(scores, table, k, "sum", offset)
+def test_lanes_without_a_row_stay_out_of_medians_of_many_repetitions():
+    rng = np.random.default_rng(0)  # their limit of 8 bits is 255 and rules nothing out
+    table = rng.integers(0, 4, (70, 520)).astype(np.uint8)
+    scores = draw("normal", (70 if COMPILED else 14, 520, 4), rng)
+    scores = scores if COMPILED else scores[:, :20]
+    check(scores, table[:, : scores.shape[1]], 3, "median")
