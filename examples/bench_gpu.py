@@ -31,7 +31,8 @@ import scipy
 import sklearn
 from sklearn.preprocessing import normalize
 
-from sklearn_mach import MACHClassifier, _backends, _hashing, _softmax
+from sklearn_mach import MACHClassifier, _backends, _hashing, _steps, _training
+from sklearn_mach._rows import Targets
 from sklearn_mach.datasets import load_python_tokens, make_many_classes
 
 LIMIT, PART_LIMIT = 580, 240  # seconds for all parts together, and for one
@@ -201,12 +202,13 @@ def odp_learner(gpu, sizes, X, y):
     cupy, (n, d, K) = gpu.cupy, sizes["train"]
     R, B = sizes["R"], sizes["B"]
     table = _hashing.draw_table(K, B, range(R))
-    settings, _ = _softmax.make_settings(X, y, None, OPTIONS, 0)
+    settings, _ = _steps.make_settings(X, y, None, OPTIONS, 0)
     train_all = _backends.backend("cuda:0").train_all
+    targets = Targets.of(y)
 
     def train(settings):
         W, b = np.zeros((d, R * B), np.float32), np.zeros(R * B, np.float32)
-        return seconds(train_all, X, y, table, W, b, 0, True, settings, 1), W
+        return seconds(train_all, X, targets, table, W, b, 0, True, settings, 1), W
 
     first = train(settings._replace(train=settings.train[:5_000]))[0]
     report("    learner, 5,000 rows, with compilation", f"{first:.2f} s")
@@ -229,7 +231,7 @@ def odp_learner(gpu, sizes, X, y):
 
     def on_cpu(rows):
         part = settings._replace(train=rows, decay=settings.decay[:1])
-        return seconds(_softmax.train_all, X, y, table, W, b, 0, True, part, -1)
+        return seconds(_training.train_all, X, targets, table, W, b, 0, True, part, -1)
 
     on_cpu(settings.train[:100])  # compiles
     rows = settings.train[: max(n // 2, 1)]
@@ -287,7 +289,7 @@ def dense(gpu, sizes):
     y = rng.integers(0, K, n).astype(np.int32)
     table = _hashing.draw_table(K, B, range(R))
     options = OPTIONS | {"max_iter": 1}
-    settings, _ = _softmax.make_settings(block, y[: len(block)], None, options, 0)
+    settings, _ = _steps.make_settings(block, y[: len(block)], None, options, 0)
     ones = np.ones(n, np.float32)
     W, b = np.zeros((d, R * B), np.float32), np.zeros(R * B, np.float32)
     shape = (X.shape, None, K, R, B, settings.batch_size)

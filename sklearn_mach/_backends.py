@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from . import _softmax
+from . import _logits, _training
 from ._decoding import decode_topk
 from ._progress import SilentTask
 
@@ -101,7 +101,7 @@ class Backend(NamedTuple):
     """
 
     batch_size: object  # (options, n_samples): rows of a step
-    train_all: object  # as `_softmax.train_all`
+    train_all: object  # as `_training.train_all`
     place: object  # (W, b, table, n_buckets, prepared, kept)
     bucket_proba: object  # (placed, X, log, divisor): (n, R, B), NumPy
     topk: object  # (placed, X, k, log, divisor, merge, offset): classes, scores, NumPy
@@ -145,7 +145,7 @@ def _cpu_place(W, b, table, n_buckets, prepared, kept):
 
 
 def _cpu_bucket_proba(placed, X, log, divisor):
-    scores = _softmax.bucket_proba(X, placed.W, placed.b, placed.n_buckets, log)
+    scores = _logits.bucket_proba(X, placed.W, placed.b, placed.n_buckets, log)
     if divisor != 1:
         scores /= np.float32(divisor)
     return scores
@@ -159,7 +159,7 @@ def _cpu_topk(placed, X, k, log, divisor, merge, offset):
 
 _CPU = Backend(
     batch_size=lambda options, n_samples: options["batch_size"],
-    train_all=_softmax.train_all,
+    train_all=_training.train_all,
     place=_cpu_place,
     bucket_proba=_cpu_bucket_proba,
     topk=_cpu_topk,
@@ -175,7 +175,7 @@ def _gpu_batch_size(options, n_samples):
 
 
 def _gpu_train_all(
-    number, X, y, table, W, b, first, zero, settings, n_jobs, task=SilentTask
+    number, X, targets, table, W, b, first, zero, settings, n_jobs, task=SilentTask
 ):
     """A thread for each GPU, whatever `n_jobs` is: they keep no core busy."""
     gpu = _gpu()
@@ -197,6 +197,7 @@ def _gpu_train_all(
         )
         for device in numbers
     ]
+    y = targets.classes
     return gpu.train_all(X, y, table, W, b, first, zero, settings, plans, task)
 
 

@@ -1,7 +1,7 @@
 """MACHClassifier: parameters, validation, fit and predict; the numerics are elsewhere.
 
 K classes are hashed R times into B buckets (`_hashing`), R classifiers of B buckets
-are trained (`_softmax`, or clones of any scikit-learn classifier), and the scores of
+are trained (`_training`, or clones of any scikit-learn classifier), and the scores of
 the buckets of a class are merged (`_decoding`).
 """
 
@@ -49,7 +49,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from . import _dense, _hashing, _softmax, theory
+from . import _dense, _hashing, _steps, _training, _trial, theory
 from ._backends import (
     backend,
     choose_device,
@@ -79,6 +79,7 @@ from ._compat import (
 )
 from ._decoding import decode_scores, decode_topk, prepare
 from ._progress import SilentTask, Task
+from ._rows import Targets
 from ._stages import decode_stages
 
 # The share of every bucket probability of a base classifier that is spread evenly over
@@ -908,7 +909,7 @@ class MACHClassifier(
         weights = theory.model_bytes(n_features, n_repetitions, n_buckets)
         needed, trial = weights, ""
         if self.learning_rate == "auto":
-            n_bytes = _softmax.probe_bytes(n_features, n_repetitions * n_buckets)
+            n_bytes = _trial.probe_bytes(n_features, n_repetitions * n_buckets)
             if n_bytes > _UNCOUNTED:
                 needed, trial = needed + n_bytes, " and the trial of the learning rate"
         if needed <= free:
@@ -954,7 +955,7 @@ class MACHClassifier(
         if choose_device(self.device, X, width) != "cpu":
             return None
         sizes = plan.n_old, plan.n_repetitions, plan.n_buckets
-        return len(_softmax.split_repetitions(X, *sizes, self.n_jobs))
+        return len(_training.split_repetitions(X, *sizes, self.n_jobs))
 
     def _train(self, method, X, y, weight, params, plan, task=SilentTask):
         """Train what `plan` asks for and store the fitted attributes.
@@ -1044,7 +1045,7 @@ class MACHClassifier(
 
         def settings_of(X, y, weight, seen=None):
             n_columns = width if self.device_ == "cpu" or not sp.issparse(X) else 0
-            return _softmax.make_settings(
+            return _steps.make_settings(
                 X, y, weight, options, seed, seen, n_held, n_columns, is_block
             )
 
@@ -1063,17 +1064,17 @@ class MACHClassifier(
                         if stacked.metric is not None:
                             old = old._replace(metric=stacked.metric)
                             settings, seen = settings_of(X, y, weight, old)
-                    factor, n_epochs = _softmax.probe(
+                    factor, n_epochs = _trial.probe(
                         *rows, plan.table[:, 0], n_buckets, trial, width, self.n_jobs
                     )
                     if factor is not None:
                         if len(waiting) > 1 and trial.metric is None:
                             # rows may come again, known by heart
-                            factor = min(factor, _softmax.DEFAULT_FACTOR)
+                            factor = min(factor, _trial.DEFAULT_FACTOR)
                         waiting = []
                     elif is_block:  # a copy: the caller may fill its arrays anew
                         waiting[-1] = deepcopy(waiting[-1])
-                settings = settings.scaled(factor or _softmax.DEFAULT_FACTOR)
+                settings = settings.scaled(factor or _trial.DEFAULT_FACTOR)
                 if n_epochs is not None and self.max_iter == "auto" and not is_block:
                     settings = settings.with_epochs(n_epochs)
 
@@ -1098,14 +1099,14 @@ class MACHClassifier(
                         X, y, plan.table, W, b, first, settings, n_threads
                     )
         # as `train_all` finds them; in a worker's thread joblib counts other threads
-        blocks = _softmax.split_repetitions(
+        blocks = _training.split_repetitions(
             X, first, plan.n_repetitions, n_buckets, self.n_jobs
         )
 
         def attributes():
             weights = W.copy()
             if settings.unit is not None:
-                _softmax.to_float(weights, blocks, n_buckets, settings.unit)
+                _training.to_float(weights, blocks, n_buckets, settings.unit)
             return {"_weights": weights, "_intercepts": b.copy()}
 
         block_task = partial(
@@ -1114,7 +1115,7 @@ class MACHClassifier(
         try:
             n_done = device.train_all(
                 X,
-                y,
+                Targets.of(y),
                 plan.table,
                 W,
                 b,

@@ -28,8 +28,8 @@ import numpy as np
 import scipy.sparse as sp
 
 from ._compat import njit
+from ._logits import OVERFLOW
 from ._progress import SilentTask, report_epoch
-from ._softmax import OVERFLOW
 
 _ENTRIES = 1 << 22  # non-zeros of a chunk, or numbers of a dense one / 16
 _THREADS = 256  # of a block of the learner

@@ -46,7 +46,10 @@ from sklearn_mach import (
     _classifier,
     _dense,
     _hashing,
-    _softmax,
+    _logits,
+    _steps,
+    _training,
+    _trial,
     theory,
 )
 from sklearn_mach.datasets import make_many_classes
@@ -295,7 +298,7 @@ def test_verbose_tells_speed_and_time_left(blobs, capsys, monkeypatch, n_jobs):
         return seconds[get_ident()]
 
     monkeypatch.setattr(
-        "sklearn_mach._softmax.time", SimpleNamespace(perf_counter=clock)
+        "sklearn_mach._training.time", SimpleNamespace(perf_counter=clock)
     )
     sizes = dict(n_repetitions=34, n_buckets=16, learning_rate=1e-9, max_iter=3)
     MACHClassifier(**sizes, n_jobs=n_jobs, verbose=1, random_state=0).fit(X, y)
@@ -776,14 +779,14 @@ def test_only_rows_with_weight_are_set_aside(blobs, monkeypatch):
     weight = np.zeros(400)
     weight[:60] = 1
     held = []
-    make_settings = _softmax.make_settings
+    make_settings = _steps.make_settings
 
     def recorded(*args):
         settings, seen = make_settings(*args)
         held.append(settings.held.size)
         return settings, seen
 
-    monkeypatch.setattr(_softmax, "make_settings", recorded)
+    monkeypatch.setattr(_steps, "make_settings", recorded)
     monkeypatch.setattr(_classifier, "_CALIBRATION_ROWS", 100)
     model = MACHClassifier(n_repetitions=3, n_buckets=3, max_iter=1, random_state=0)
     model.fit(X, y, weight)  # 60 rows are too few
@@ -1709,7 +1712,7 @@ def test_steps_stay_short_where_rows_may_come_again(blobs, monkeypatch):
         def trial(X, *_):
             return factor if X.shape[0] >= 1_000 else None
 
-        monkeypatch.setattr("sklearn_mach._softmax.probe_step", trial)
+        monkeypatch.setattr("sklearn_mach._trial.probe_step", trial)
         model = MACHClassifier(n_repetitions=2, n_buckets=3, random_state=0)
         for _ in range(1_200 // size):
             model.partial_fit(X[:size], y[:size], classes=range(5))
@@ -2279,7 +2282,7 @@ def test_weights_larger_than_the_free_memory_are_refused(blobs, monkeypatch):
 def test_free_memory_must_hold_the_trial_of_the_learning_rate_too(blobs, monkeypatch):
     X, y = blobs(600, 50, 300)
     monkeypatch.setattr(_classifier, "_UNCOUNTED", 0)  # whatever it takes
-    monkeypatch.setattr(_softmax, "_PROBE_BYTES", 0)
+    monkeypatch.setattr(_trial, "_PROBE_BYTES", 0)
     weights = theory.model_bytes(50, 8, 64)
     trial = 50 * 4 * 8 * 64 // 10
     model = MACHClassifier(n_repetitions=8, n_buckets=64, max_iter=1)
@@ -2517,8 +2520,8 @@ def test_float16_and_memory_maps_give_the_model_of_the_same_numbers(
     monkeypatch.setattr(_classifier, "_CALIBRATION_ROWS", 100)  # rows are set aside
     monkeypatch.setattr(_classifier, "_PLAIN_VALUES", 100)  # which a few rows hold
     monkeypatch.setattr(_classifier, "_COPIED_BYTES", 500)
-    monkeypatch.setattr(_softmax, "_HALF_VALUES", 100)
-    monkeypatch.setattr(_softmax, "_DENSE_COLUMNS", 8)  # work for two threads
+    monkeypatch.setattr(_logits, "_HALF_VALUES", 100)
+    monkeypatch.setattr(_training, "_DENSE_COLUMNS", 8)  # work for two threads
     X, y = blobs(160, 8, 9, sparse=False)
     X = (300 * X).astype(np.float16)  # the squares of which overflow
     plain = X.astype(np.float64 if dtype == np.float64 else np.float32)
@@ -2563,7 +2566,7 @@ needs_compilation = pytest.mark.skipif(
 @needs_compilation
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_float16_and_memory_maps_are_not_copied(monkeypatch, tmp_path, dtype):
-    monkeypatch.setattr(_softmax, "_N_PROBE", 2_000)  # rows of the trial
+    monkeypatch.setattr(_trial, "_N_PROBE", 2_000)  # rows of the trial
     monkeypatch.setattr(_dense, "_MOVED_BYTES", 0)  # rows in the metric are not kept
     rng = np.random.default_rng(0)
     n, d = 24_000, 160  # a batch of 1,024 rows is a small part of them
