@@ -23,8 +23,9 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.preprocessing import normalize
 
-from sklearn_mach import MACHClassifier, _softmax
+from sklearn_mach import MACHClassifier, _steps, _training
 from sklearn_mach._decoding import decode_topk
+from sklearn_mach._rows import Targets
 from sklearn_mach.datasets import load_python_tokens
 
 N_VALIDATION = 10_000
@@ -64,14 +65,15 @@ def averaged(model, X, y):
     """Train the model again at a constant step; weights averaged over later epochs."""
     options = model.get_params(deep=False)
     codes = np.searchsorted(model.classes_, y).astype(np.int32)
-    settings, _ = _softmax.make_settings(X, codes, None, options, 0)
+    settings, _ = _steps.make_settings(X, codes, None, options, 0)
     W, b = np.zeros_like(model._weights), np.zeros_like(model._intercepts)
     mean_W, mean_b, n_epochs = np.zeros_like(W), np.zeros_like(b), len(settings.decay)
     for epoch in range(n_epochs):
         now = settings.scaled(model._factor / 2)._replace(
             decay=[(1, 1)], seed=epoch, past=epoch * settings.slow
         )
-        _softmax.train_all(X, codes, model.bucket_table_, W, b, 0, epoch == 0, now, -1)
+        given = X, Targets.of(codes), model.bucket_table_
+        _training.train_all(*given, W, b, 0, epoch == 0, now, -1)
         if epoch > 0:
             mean_W += W / (n_epochs - 1)
             mean_b += b / (n_epochs - 1)

@@ -36,7 +36,8 @@ from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
 from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
-from sklearn_mach import MACHClassifier, _softmax
+from sklearn_mach import MACHClassifier, _steps, _training
+from sklearn_mach._rows import Targets
 from sklearn_mach.datasets import make_many_classes
 
 N_JOBS = os.cpu_count()
@@ -176,9 +177,7 @@ def products(shapes, repeats=8):
         y = y.astype(np.int32)
         table = np.arange(n_classes)[:, None]
         options = MACHClassifier(max_iter=1, tol=None).get_params(deep=False)
-        settings, _ = _softmax.make_settings(
-            X, y, None, options, 0, n_columns=n_classes
-        )
+        settings, _ = _steps.make_settings(X, y, None, options, 0, n_columns=n_classes)
         W = np.zeros((n_features, n_classes), np.float32)
         b = np.zeros(n_classes, np.float32)
         size = settings.batch_size
@@ -190,11 +189,11 @@ def products(shapes, repeats=8):
                 rows @ W
                 rows.T @ G
 
-        args = X, y, table, W, b, 0, False, settings, N_JOBS
+        args = X, Targets.of(y), table, W, b, 0, False, settings, N_JOBS
         times = []
         for _ in range(repeats):
             times.append([])
-            for function, given in ((blas, ()), (_softmax.train_all, args)):
+            for function, given in ((blas, ()), (_training.train_all, args)):
                 time.sleep(0.5)  # threads of BLAS stay awake for a while
                 start = time.perf_counter()
                 function(*given)

@@ -29,7 +29,8 @@ from joblib import Parallel, delayed
 from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
-from sklearn_mach import MACHClassifier, _hashing, _softmax
+from sklearn_mach import MACHClassifier, _hashing, _steps, _training
+from sklearn_mach._rows import Targets
 from sklearn_mach.datasets import make_many_classes
 
 B = 32
@@ -76,28 +77,27 @@ def seconds(function, *args):
 
 def sparse_rows(name, X, y, repeats):
     n_classes = int(y.max()) + 1
+    targets = Targets.of(y)
     options = OPTIONS | {"max_iter": N_EPOCHS}
-    floats, _ = _softmax.make_settings(X, y, None, options, 0)
+    floats, _ = _steps.make_settings(X, y, None, options, 0)
     options |= {"learning_rate": "auto"}
     for n_columns in (256, 800, 2048):
-        integers, _ = _softmax.make_settings(
-            X, y, None, options, 0, n_columns=n_columns
-        )
+        integers, _ = _steps.make_settings(X, y, None, options, 0, n_columns=n_columns)
         table = _hashing.draw_table(n_classes, B, range(n_columns // B))
         W, b = np.zeros((X.shape[1], n_columns), np.float32), np.zeros(n_columns)
         b = b.astype(np.float32)
         bare_epoch(X, W, 1)  # compiles, and touches every page of W
         for settings in (floats, integers):
             few = settings._replace(train=settings.train[:100])
-            _softmax.train_all(X, y, table, W, b, 0, False, few, 1)
+            _training.train_all(X, targets, table, W, b, 0, False, few, 1)
         for n_jobs in (1, 2):
             times = []
             for _ in range(repeats):
                 times.append([seconds(bare_epoch, X, W, n_jobs)])
                 for settings in (floats, integers):
                     W[:], b[:] = 0, 0
-                    args = (X, y, table, W, b, 0, True, settings, n_jobs)
-                    times[-1].append(seconds(_softmax.train_all, *args) / N_EPOCHS)
+                    args = (X, targets, table, W, b, 0, True, settings, n_jobs)
+                    times[-1].append(seconds(_training.train_all, *args) / N_EPOCHS)
             bare, ours, short = np.median(times, axis=0) / X.shape[0] * 1e6
             rate = 8 * n_columns * X.nnz / X.shape[0] / bare / 1e3
             bar = "<= 1.5" if n_columns >= 800 else "-"
@@ -118,16 +118,16 @@ def dense_rows(repeats, n_samples=4096, n_columns=512):
         y = rng.integers(0, 1000, n_samples).astype(np.int32)
         table = _hashing.draw_table(1000, B, range(n_columns // B))
         options = OPTIONS | {"batch_size": 128}
-        settings, _ = _softmax.make_settings(X, y, None, options, 0)
+        settings, _ = _steps.make_settings(X, y, None, options, 0)
         W = np.zeros((n_features, n_columns), np.float32)
         b = np.zeros(n_columns, np.float32)
-        args = (X, y, table, W, b, 0, False, settings, 1)
-        _softmax.train_all(*args)
+        args = (X, Targets.of(y), table, W, b, 0, False, settings, 1)
+        _training.train_all(*args)
         gemm, ours = [], []
         for _ in range(repeats):
             with threadpool_limits(1, "blas"):
                 gemm.append(seconds(np.matmul, X, W))
-            ours.append(seconds(_softmax.train_all, *args))
+            ours.append(seconds(_training.train_all, *args))
         flops = 2 * n_samples * n_features * n_columns
         rates = flops / median(gemm) / 1e9, 2 * flops / median(ours) / 1e9
         print(
@@ -148,7 +148,7 @@ def odp():
     )
     _forget_peak()
     before = _peak()
-    trainings, train = [], _softmax.train
+    trainings, train = [], _training.train
 
     def timed(*args):  # a block of repetitions; the first is the trial
         start = time.perf_counter()
@@ -156,7 +156,7 @@ def odp():
         trainings.append(time.perf_counter() - start)
         return result
 
-    with patch.object(_softmax, "train", timed):
+    with patch.object(_training, "train", timed):
         elapsed = seconds(model.fit, X, y)
     weights, epoch = model.model_bytes_, max(trainings) / 5
     peak = _peak() - before + n_bytes

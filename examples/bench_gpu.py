@@ -32,7 +32,7 @@ import scipy
 import sklearn
 from sklearn.preprocessing import normalize
 
-from sklearn_mach import MACHClassifier, _backends, _cuda, _hashing, _softmax
+from sklearn_mach import MACHClassifier, _backends, _cuda, _hashing, _steps
 from sklearn_mach._memory import free_memory
 from sklearn_mach._rows import Targets
 from sklearn_mach.datasets import load_python_tokens, make_many_classes
@@ -207,7 +207,7 @@ def odp_learner(gpu, sizes, X, y):
     cupy, (n, d, K) = gpu.kernels.cupy, sizes["train"]
     R, B = sizes["R"], sizes["B"]
     table = _hashing.draw_table(K, B, range(R))
-    settings, _ = _softmax.make_settings(X, y, None, OPTIONS, 0)
+    settings, _ = _steps.make_settings(X, y, None, OPTIONS, 0)
     rows = X, Targets.of(y), table
     on_gpu = _backends.backend("cuda:0").train_all
 
@@ -296,7 +296,7 @@ def dense(gpu, sizes):
     y = rng.integers(0, K, n).astype(np.int32)
     table = _hashing.draw_table(K, B, range(R))
     options = OPTIONS | {"max_iter": 1}
-    settings, _ = _softmax.make_settings(block, y[: len(block)], None, options, 0)
+    settings, _ = _steps.make_settings(block, y[: len(block)], None, options, 0)
     ones = np.ones(n, np.float32)
     W, b = np.zeros((d, R * B), np.float32), np.zeros(R * B, np.float32)
     shape, targets = (X.shape, None, K, R, B, settings.batch_size), Targets.of(y)

@@ -22,7 +22,7 @@ import numpy as np
 from bench_peers import RARE, load
 from sklearn.preprocessing import normalize
 
-from sklearn_mach import MACHClassifier, _hashing, _softmax
+from sklearn_mach import MACHClassifier, _hashing, _steps, _trial
 from sklearn_mach.datasets import load_python_tokens
 
 ALL = 10**9
@@ -64,15 +64,15 @@ def show(name, model, data, started):
 def trial(data, seeds):
     X, y = data[0], data[1].astype(np.int32)
     options = MACHClassifier().get_params(deep=False)
-    settings, _ = _softmax.make_settings(X, y, None, options, 0)
+    settings, _ = _steps.make_settings(X, y, None, options, 0)
     table = _hashing.draw_table(int(y.max()) + 1, 64, range(16))
     factors = []
     for n_rows in (3_000, 10_000, 30_000, ALL):
         found = []
         for seed in range(1 if n_rows == ALL else seeds):
             rows = X, y, table[:, seed], 64, settings._replace(seed=seed), 2048
-            with patch.object(_softmax, "_N_PROBE", n_rows):
-                found.append(_softmax.probe_step(*rows))
+            with patch.object(_trial, "_N_PROBE", n_rows):
+                found.append(_trial.probe_step(*rows))
         factors.append(np.exp(np.mean(np.log(found))))
         which = "all" if n_rows == ALL else f"{n_rows:,}"
         print(f"factor from {which:>6} rows: {factors[-1]:.2f}", flush=True)
@@ -88,8 +88,8 @@ def fits(data, seeds, params):
 
 def compare_factors(data, seeds):
     for factor in (None, 0.25, 0.5, 1, 2, 4, 8, 16, 32):
-        fixed = _softmax.probe_step if factor is None else lambda *_, f=factor: f
-        with patch.object(_softmax, "probe_step", fixed):
+        fixed = _trial.probe_step if factor is None else lambda *_, f=factor: f
+        with patch.object(_trial, "probe_step", fixed):
             for seed, started, model in fits(data, seeds, {}):
                 name = "auto" if factor is None else "fixed"
                 show(f"{name}, seed {seed}", model, data, started)

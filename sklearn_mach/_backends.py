@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from . import _cpu, _cuda
-from ._rows import n_values
+from ._rows import rows_of
 
 KINDS = {"cpu": _cpu, "cuda": _cuda}  # "auto" takes the last that is worth it
 
@@ -31,7 +31,7 @@ class Backend(NamedTuple):
     """
 
     batch_size: object  # (options, n_samples): rows of a step
-    train_all: object  # as `_softmax.train_all`, of `Targets`
+    train_all: object  # as `_training.train_all`
     scorer: object  # (linear, table, kept)
 
 
@@ -71,7 +71,7 @@ def choose_device(device, X, n_columns):
     """The device to train on: "auto" takes a GPU only if X times R B is worth it."""
     if device != "auto":
         return resolve_device(device)
-    return _automatic(n_values(X) * n_columns)
+    return _automatic(rows_of(X).n_values * n_columns)
 
 
 def _automatic(work):

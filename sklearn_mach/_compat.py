@@ -47,6 +47,8 @@ except ImportError:  # scikit-learn < 1.9 has no callbacks: there is nobody to t
 
 
 __all__ = [
+    "ELEMENTWISE",
+    "INNER",
     "CallbackSupportMixin",
     "HasMethods",
     "Interval",
@@ -85,6 +87,16 @@ def unchanged_on_error(estimator):
 
 # Sums may be re-ordered and fused, but NaN and infinity keep their meaning.
 _FASTMATH = {"reassoc", "contract", "arcp", "nsz", "afn"}
+# Here sums over features keep their order too, so that every number is the same
+# whatever columns stand beside it.
+ELEMENTWISE = _FASTMATH - {"reassoc"}
+_OPTIONS = {
+    "nogil": True,
+    "fastmath": _FASTMATH,
+    "error_model": "numpy",  # no branch that raises ZeroDivisionError
+    "no_cfunc_wrapper": True,  # the entry from C, a tenth of the time to compile
+}
+INNER = _OPTIONS | {"no_cpython_wrapper": True, "forceinline": True}
 
 
 def njit(function=None, *, inner=False, **options):
@@ -98,14 +110,7 @@ def njit(function=None, *, inner=False, **options):
     """
     if function is None:
         return lambda function: njit(function, inner=inner, **options)
-    options = {
-        "nogil": True,
-        "fastmath": _FASTMATH,
-        "error_model": "numpy",  # no branch that raises ZeroDivisionError
-        "no_cfunc_wrapper": True,  # the entry from C, a tenth of the time to compile
-        "no_cpython_wrapper": inner,
-        "forceinline": inner,
-    } | options
+    options = (INNER if inner else _OPTIONS) | options
     kernel = numba.njit(**options)(function)
     if not numba.config.DISABLE_JIT:
         with suppress(RuntimeError):  # no folder for the cache can be written

@@ -1,6 +1,6 @@
 """The CPU as a kind of device: what `_backends` asks of it."""
 
-from . import _softmax
+from . import _training
 from ._progress import SilentTask
 
 NAMES = "'cpu'"
@@ -19,8 +19,9 @@ def batch_size(options, n_samples):
 def train_all(
     number, X, targets, table, W, b, first, zero, settings, n_jobs, task=SilentTask
 ):
-    y = targets.classes
-    return _softmax.train_all(X, y, table, W, b, first, zero, settings, n_jobs, task)
+    return _training.train_all(
+        X, targets, table, W, b, first, zero, settings, n_jobs, task
+    )
 
 
 def scorer(number, linear, table, kept):

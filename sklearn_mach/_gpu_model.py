@@ -13,7 +13,7 @@ from ._gpu_kernels import (
     score_rows,
     to_device,
 )
-from ._softmax import OVERFLOW
+from ._logits import OVERFLOW
 
 _PREDICTED = 256  # rows of a dense product: always so many, so that sums do not differ
 _TOPK_THREADS = 512

@@ -7,7 +7,7 @@ scorer of buckets; `SoftmaxLearner` and `EstimatorLearner` have the same methods
 from ._backends import resolve_device
 from ._estimators import EstimatorLearner
 from ._inputs import check_class_weight
-from ._learner import SoftmaxLearner
+from ._softmax import SoftmaxLearner
 
 
 def learner_of(parameters):

@@ -12,7 +12,7 @@ from sklearn.utils import check_random_state
 
 from . import _hashing, theory
 from ._memory import format_bytes, free_memory
-from ._rows import n_values
+from ._rows import rows_of
 
 _UNCOUNTED = 1 << 26  # bytes that a fit may take besides the weights
 
@@ -82,7 +82,7 @@ def plan_fit(parameters, learner, X, y, weight, n_classes, old=None):
             n_classes,
             n_repetitions,
             n_buckets,
-            n_nonzeros=n_values(X),
+            n_nonzeros=rows_of(X).n_values,
             few=learner.few_features(X),
             max_columns=free_columns(learner, X.shape[1]),
         )

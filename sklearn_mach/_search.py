@@ -27,7 +27,7 @@ from ._inputs import check_rows
 from ._learners import learner_of
 from ._memory import format_bytes
 from ._planning import free_columns, least_repetitions
-from ._rows import n_values
+from ._rows import rows_of
 from .metrics import TopKScorer, check_weight
 
 _SEEDS = np.iinfo(np.int32).max
@@ -300,7 +300,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 n_classes,
                 self.n_repetitions,
                 B,
-                n_nonzeros=n_values(X),
+                n_nonzeros=rows_of(X).n_values,
                 max_columns=free_columns(learner, X.shape[1]),
             )
             least = least_repetitions(base, n_classes, B, largest)

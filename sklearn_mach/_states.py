@@ -6,8 +6,8 @@ The names are those that the attributes had in earlier versions, whose pickles l
 from ._estimators import Estimators
 from ._fitting import Fit
 from ._hashing import collision_chance
-from ._learner import Memory
 from ._model import Model
+from ._softmax import Memory
 from ._weights import Linear
 
 _OF_MODEL = {  # names in the state: fields of the model

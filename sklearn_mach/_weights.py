@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ._backends import backend, predicting_device
-from ._softmax import logits, normalise
+from ._logits import bucket_softmax, logits
 
 
 class Float32(NamedTuple):
@@ -108,7 +108,7 @@ class Linear:
 
     def bucket_scores(self, X, log, divisor):
         """(Log) probabilities of the buckets, divided: float32 (n_samples, R, B)."""
-        scores = normalise(self.storage.logits(X), self.n_buckets, log)
+        scores = bucket_softmax(self.storage.logits(X), self.n_buckets, log)
         if divisor != 1:
             scores /= np.float32(divisor)
         return scores

@@ -61,9 +61,15 @@ def blobs():
     return make
 
 
+@pytest.fixture
+def sixteen_bits(monkeypatch):
+    """However few the weights are, they have 16 bits while they are trained."""
+    monkeypatch.setattr("sklearn_mach._steps._CACHED", 0)
+
+
 @pytest.fixture(params=["float32", "16 bits"])
-def storage(request, monkeypatch):
+def storage(request):
     """How the built-in learner keeps its weights while it is trained on CSR rows."""
-    if request.param == "16 bits":  # however few the weights are
-        monkeypatch.setattr("sklearn_mach._softmax._CACHED", 0)
+    if request.param == "16 bits":
+        request.getfixturevalue("sixteen_bits")
     return request.param

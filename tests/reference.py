@@ -35,13 +35,28 @@ def bucket_log_proba(X, W, b):
     )
 
 
+def target(classes, column, n_buckets):
+    """Mean of the one-hots of the buckets of a row's classes, (B,); zeros of none."""
+    classes = np.atleast_1d(classes).astype(int)
+    out = np.zeros(n_buckets)
+    for c in classes:
+        out[column[c]] += 1 / len(classes)
+    return out
+
+
+def cross_entropy(own, log_proba):
+    """- own @ log_proba, in which zeros times infinity are zero."""
+    return -(own[own > 0] @ log_proba[own > 0])
+
+
 def bucket_loss(X, y, table, W, b, weight):
     """Sum over the rows of weight * -log P_r(h_r(y) | x), (R,)."""
-    log_proba = bucket_log_proba(X, W, b)
-    return sum(
-        -w * log_proba[i, np.arange(table.shape[1]), table[y[i]]]
-        for i, w in enumerate(weight)
-    )
+    loss = np.zeros(table.shape[1])
+    for i, log_proba in enumerate(bucket_log_proba(X, W, b)):
+        for r in range(table.shape[1]):
+            own = target(y[i], table[:, r], log_proba.shape[1])
+            loss[r] += weight[i] * cross_entropy(own, log_proba[r])
+    return loss
 
 
 def sgd_epoch(
@@ -51,10 +66,11 @@ def sgd_epoch(
     """One pass in float64: W (R, B, d) and b (R, B) are changed.
 
     A batch takes the sum of the steps of its rows, each
-    ``factor * step_i * (softmax - onehot)`` times x_i and `gain` (d,) for W, and times
-    `bias` for b.  The factor falls linearly from decay[0] towards decay[1].  A feature
-    whose ``factor * step_i * gain_j * x_ij^2`` sum to more than `bound` over the batch
-    takes so much smaller a step.  W is then divided by ``1 + factor * penalty`` for
+    ``factor * step_i * (softmax - target)`` times x_i and `gain` (d,) for W, and times
+    `bias` for b; y[i] is a class or several, and a row without one takes no step.
+    The factor falls linearly from decay[0] towards decay[1].  A feature whose
+    ``factor * step_i * gain_j * x_ij^2`` sum to more than `bound` over the batch takes
+    so much smaller a step.  W is then divided by ``1 + factor * penalty`` for
     each row of the batch (once for all together).  `gain` and `bias` are divided by
     ``sqrt(1 + n_j / visits_to_slow)``, n_j the visits of the feature or the intercept
     so far: `before` (d + 1,) and as large a share of `visits` (d + 1,), those of the
@@ -74,10 +90,10 @@ def sgd_epoch(
         for r in range(table.shape[1]):
             gradients = []
             for t, i in enumerate(rows, start):
-                g = softmax(W[r] @ X[i] + b[r])
-                loss[t, r] = -np.log(g[table[y[i], r]])
-                g[table[y[i], r]] -= 1
-                gradients.append(factor * step[i] * g)
+                p = softmax(W[r] @ X[i] + b[r])
+                own = target(y[i], table[:, r], p.size)
+                loss[t, r] = cross_entropy(own, np.log(p))
+                gradients.append(factor * step[i] * (own.sum() * p - own))
             own = np.full((len(rows), 1), bias)  # of the intercept
             sizes = factor * step[rows] @ np.append(gain * X[rows] ** 2, own, axis=1)
             part = bound / np.maximum(sizes, bound) if bound < np.inf else sizes**0

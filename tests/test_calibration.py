@@ -1,4 +1,4 @@
-"""The scalars of predict_proba, the logit adjustment, and the trial of the step."""
+"""The scalars of predict_proba and the logit adjustment."""
 
 import pickle
 
@@ -22,7 +22,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 
-from sklearn_mach import MACHClassifier, _model, _softmax
+from sklearn_mach import MACHClassifier, _model
 from sklearn_mach._calibration import (
     fit_adjustment,
     fit_scalars,
@@ -253,175 +253,6 @@ def test_the_scale_of_the_weights_does_not_change_the_adjustment():
     found = fit_adjustment(*rows, weight)
     for scale in (1e-12, 1e12):
         np.testing.assert_allclose(fit_adjustment(*rows, scale * weight), found, 1e-9)
-
-
-# The trial --------------------------------------------------------------------------
-
-
-@pytest.fixture
-def trial():
-    """A function that gives the factor for rows and labels, and its settings."""
-
-    def factor(X, y, n_buckets=8, n_columns=256, **options):
-        options = MACHClassifier(max_iter=1, **options).get_params(deep=False)
-        y = y.astype(np.int32)
-        settings, _ = _softmax.make_settings(X, y, None, options, 0)
-        column = np.random.default_rng(3).integers(0, n_buckets, y.max() + 1)
-        column = column.astype(np.uint8)
-        return _softmax.probe_step(X, y, column, n_buckets, settings, n_columns)
-
-    return factor
-
-
-@pytest.fixture(scope="module")
-def small_rows():
-    X, y = make_many_classes(2_000, 600, 60, n_nonzeros=8, random_state=0)
-    return X, y
-
-
-def test_trial_takes_smaller_steps_where_labels_are_noise(trial):
-    X, y = make_many_classes(4_000, 600, 60, n_nonzeros=8, random_state=0)
-    shuffled = np.random.default_rng(0).permutation(y)
-    assert 0.25 <= trial(X, shuffled) < trial(X, y) <= 32
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-def test_trial_is_not_judged_by_the_rows_it_trains_on(trial, monkeypatch, sparse):
-    n = 1_100
-    X = sp.eye_array(n, format="csr")  # every row has a column of its own
-    train, bucket_proba = _softmax.train, _softmax.bucket_proba
-    trained, judged = set(), set()
-
-    def spy_on_training(X, y, table, columns, settings, *args):
-        trained.update(X[settings.train].nonzero()[1].tolist())
-        return train(X, y, table, columns, settings, *args)
-
-    def spy_on_judging(X, *args):
-        judged.update(X.nonzero()[1].tolist())
-        return bucket_proba(X, *args)
-
-    monkeypatch.setattr(_softmax, "train", spy_on_training)
-    monkeypatch.setattr(_softmax, "bucket_proba", spy_on_judging)
-    assert trial(X if sparse else X.toarray(), np.arange(n) % 8) is not None
-    assert len(trained) == 880 and len(judged) == 220
-    assert not trained & judged
-
-
-@pytest.mark.parametrize("winner", [-1, 1, 3])
-def test_trial_compares_losses_at_the_best_temperature(
-    trial, small_rows, monkeypatch, winner
-):
-    # In place of trained weights: the winner ranks best but is far too confident.
-    X, y = small_rows
-    rates, train = [], _softmax.train
-    rng = np.random.default_rng(0)
-    noise = rng.gumbel(size=(400, 8))
-    raw, scaled = {}, {}
-
-    def note_rates(X, y, table, columns, settings, *args):
-        rates.append(np.log2(settings.rate).astype(int))
-        note_rates.codes = y, settings.held, table
-        return train(X, y, table, columns, settings, *args)
-
-    def made_up(X, W, b, n_buckets, log):
-        y, held, table = note_rates.codes
-        codes = table[y[held], 0].astype(int)
-        own = np.eye(8)[codes]
-        out = []
-        for power in rates[-1]:
-            quality = 2 - 0.3 * abs(power - winner)
-            confidence = 12.0 if power == winner else 1.0
-            z = log_softmax(confidence * (quality * own + noise), axis=1)
-            out.append(z)
-            best = minimize(
-                lambda s, z=z: loss_at(s, z, codes), [0.0], method="Nelder-Mead"
-            )
-            raw[power], scaled[power] = loss_at([0.0], z, codes), best.fun
-        return np.stack(out, axis=1).astype(np.float32)
-
-    monkeypatch.setattr(_softmax, "train", note_rates)
-    monkeypatch.setattr(_softmax, "bucket_proba", made_up)
-    found = trial(X, y)
-    assert min(scaled, key=scaled.get) == winner != min(raw, key=raw.get)
-    assert abs(np.log2(found) - winner) <= 0.5
-    assert np.concatenate(rates).size == len(scaled)  # none is trained twice
-
-
-def loss_at(log_scale, z, codes):
-    log_proba = log_softmax(np.exp(log_scale[0]) * z, axis=1)
-    return -log_proba[np.arange(codes.size), codes].mean()
-
-
-def test_trial_does_not_depend_on_how_many_factors_are_trained_together(
-    trial, small_rows, monkeypatch
-):
-    together = trial(*small_rows)
-    monkeypatch.setattr(_softmax, "probe_bytes", lambda *args: 4 * 600 * 8)
-    assert trial(*small_rows) == together
-
-
-def test_trial_does_not_depend_on_features_without_values(trial, small_rows):
-    X, y = small_rows
-    wide = sp.csr_array((X.data, X.indices * 7, X.indptr), (X.shape[0], 4_200))
-    assert trial(wide, y) == trial(X, y)
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-def test_trial_keeps_to_its_memory(trial, monkeypatch, sparse):
-    held = []
-
-    class Columns(_softmax.Columns):
-        def __init__(self, W, *args, **kwargs):
-            held.append(W.nbytes)
-            super().__init__(W, *args, **kwargs)
-
-    monkeypatch.setattr(_softmax, "Columns", Columns)
-    monkeypatch.setattr(_softmax, "_PROBE_BYTES", 1 << 14)
-    rng, n_rows = np.random.default_rng(0), 2_500 if sparse else 1_000
-    for n_features in (50, 700, 2_000) if sparse else (300,):
-        X = sp.random_array((n_rows, n_features), density=0.02, rng=rng, format="csr")
-        for n_buckets, n_columns in ((2, 4), (64, 64), (32, 512)):
-            held.clear()
-            rows, y = X if sparse else X.toarray(), np.arange(n_rows) % 300
-            factor = trial(rows, y, n_buckets, n_columns, batch_size=256)
-            assert 0.25 <= factor <= 32
-            limit = _softmax.probe_bytes(n_features, n_columns)
-            assert limit == max(4 * n_features * n_columns // 10, 1 << 14)
-            # of one factor and two buckets there is no half
-            assert 0 < max(held) <= max(limit, 8 * n_features)
-
-
-def test_fewer_than_1000_rows_have_no_trial(trial, small_rows):
-    X, y = small_rows
-    assert trial(X[:1_000], y[:1_000]) is not None
-    assert trial(X[:999], y[:999]) is None
-    model = MACHClassifier(max_iter=1, random_state=0).fit(X[:999], y[:999])
-    assert model._fitted.memory.factor is None
-
-
-def test_rows_without_any_value_pass_the_trial():
-    y = np.arange(1_200) % 4
-    model = MACHClassifier(max_iter=1, random_state=0).fit(sp.csr_array((1_200, 5)), y)
-    assert np.isfinite(model.coef_).all()
-
-
-def test_blocks_have_one_trial_when_1000_rows_are_there(small_rows, monkeypatch):
-    X, y = small_rows
-    tried, probe = [], _softmax.probe_step
-
-    def spy(X, *args):
-        tried.append((X.shape[0], probe(X, *args)))
-        return tried[-1][1]
-
-    monkeypatch.setattr(_softmax, "probe_step", spy)
-    model = MACHClassifier(n_repetitions=2, n_buckets=8, random_state=0)
-    for start in range(0, 2_000, 400):
-        rows = slice(start, start + 400)
-        model.partial_fit(X[rows], y[rows], classes=np.arange(60))
-    assert [n for n, _ in tried] == [400, 800, 1_200]
-    assert tried[0][1] is tried[1][1] is None
-    assert model._fitted.memory.factor == tried[2][1] > 0
-    assert not model._fitted.memory.waiting
 
 
 def test_probabilities_follow_from_scores_by_scalars_chance_or_sum():

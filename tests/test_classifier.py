@@ -16,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
-from sklearn_mach import MACHClassifier, _learner, _model
+from sklearn_mach import MACHClassifier, _model, _softmax
 from sklearn_mach.datasets import make_many_classes
 from sklearn_mach.metrics import class_ranks
 
@@ -374,7 +374,7 @@ def test_automatic_logit_adjustment_needs_rows_set_aside(monkeypatch):
     sizes = dict(n_repetitions=4, n_buckets=6, max_iter=5, random_state=0)
     few = MACHClassifier(**sizes).fit(X, y)  # fewer than 10,000 rows
     assert few.logit_adjustment_ == 0
-    monkeypatch.setattr(_learner, "_CALIBRATION_ROWS", 1000)
+    monkeypatch.setattr(_softmax, "_CALIBRATION_ROWS", 1000)
     many = MACHClassifier(**sizes)
     monkeypatch.setattr(_model, "fit_adjustment", lambda *rows: 0.25)
     assert many.fit(X, y).logit_adjustment_ == 0.25

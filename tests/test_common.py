@@ -6,7 +6,7 @@ from sklearn.svm import LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from sklearn_mach import MACHClassifier, MACHClassifierCV, _learner, _softmax
+from sklearn_mach import MACHClassifier, MACHClassifierCV, _softmax, _steps
 
 # As for scikit-learn's own estimators trained by SGD or without exact weights.
 BALANCE = "a weak base on merged classes: weights move its buckets, not its classes"
@@ -85,7 +85,7 @@ def test_sklearn_compatible(estimator, check):
 )
 def test_sklearn_compatible_by_the_ways_of_large_data(estimator, check, monkeypatch):
     # the trial of the step, calibrated probabilities and weights of 16 bits
-    monkeypatch.setattr(_softmax, "_N_PROBE_MIN", 10)
-    monkeypatch.setattr(_learner, "_CALIBRATION_ROWS", 0)
-    monkeypatch.setattr(_softmax, "_CACHED", 0)
+    monkeypatch.setattr(_steps, "TRIAL_ROWS", 10)
+    monkeypatch.setattr(_softmax, "_CALIBRATION_ROWS", 0)
+    monkeypatch.setattr(_steps, "_CACHED", 0)
     check(estimator)

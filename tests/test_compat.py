@@ -33,7 +33,7 @@ def run(code, cache, **environment):
 FITS = """
 import hashlib
 import numpy as np
-from sklearn_mach import MACHClassifier, _softmax
+from sklearn_mach import MACHClassifier, _sgd, _steps
 from sklearn_mach.datasets import make_many_classes
 
 def print_bits(name, *arrays):
@@ -44,7 +44,7 @@ X, y = make_many_classes(1000, n_classes=200, n_features=300, random_state=0)
 for name, cached, rows in (
     ("16 bits", 0, X), ("float32", 1 << 60, X), ("dense", 1 << 60, X.toarray())
 ):
-    _softmax._CACHED = cached
+    _steps._CACHED = cached
     model = MACHClassifier(
         n_repetitions=4, n_buckets=64, max_iter=2, learning_rate="auto", random_state=0
     ).fit(rows, y)
@@ -54,7 +54,7 @@ for name, cached, rows in (
 model.decoder = "mean"
 print_bits("mean", model.predict_topk(rows[:99], k=3, return_scores=True)[1])
 print_bits("mean", model.predict_proba(rows[:99]))
-print("hits", sum(_softmax._sgd_rows_csr.stats.cache_hits.values()))
+print("hits", sum(_sgd._rows_csr.stats.cache_hits.values()))
 """
 
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import reference
 import scipy.sparse as sp
+from learners import learner, needs_compilation, orders, problem
 from numpy.testing import assert_allclose, assert_array_equal
-from test_softmax import learner, needs_compilation, orders, problem
 
-from sklearn_mach import MACHClassifier, _dense, _softmax
+from sklearn_mach import MACHClassifier, _dense, _steps, _trial
 from sklearn_mach._tiles import pack_negative, packed_shape, subtract_product
 from sklearn_mach.datasets import make_many_classes
 
@@ -24,7 +24,7 @@ def rows_and_weights(n=60, d=7, seed=0):
 
 def settings_of(X, y, weight=None, n_columns=9, **params):
     options = MACHClassifier(**params).get_params(deep=False)
-    return _softmax.make_settings(X, y, weight, options, 0, n_columns=n_columns)[0]
+    return _steps.make_settings(X, y, weight, options, 0, n_columns=n_columns)[0]
 
 
 def record_starts(monkeypatch):
@@ -185,7 +185,7 @@ def test_epochs_and_factor_of_dense_rows_come_from_a_trial():
     column = np.arange(40)
     few = settings_of(X[:999], y[:999].astype(np.int32), n_columns=40)
     sizes = column, 40, few
-    assert _softmax.probe_dense(X[:999], y[:999], *sizes) == (None, None)
+    assert _trial.probe_dense(X[:999], y[:999], *sizes) == (None, None)
 
 
 @needs_compilation
@@ -201,7 +201,7 @@ def test_the_trial_finds_steps_and_epochs_nearly_as_good_as_any(monkeypatch):
     for factor in (0.25, 4.0, 32.0):
         for n_epochs in (1, 32):
             fixed = factor, n_epochs
-            monkeypatch.setattr(_softmax, "probe_dense", lambda *_, f=fixed: f)
+            monkeypatch.setattr(_trial, "probe_dense", lambda *_, f=fixed: f)
             model = MACHClassifier(random_state=0).fit(X, y)
             accuracies[fixed] = model.score(X_test, y_test)
     # The standard error of 3,000 rows is 0.009; and the choices do matter.
@@ -212,7 +212,7 @@ def test_the_trial_finds_steps_and_epochs_nearly_as_good_as_any(monkeypatch):
 @pytest.mark.parametrize("share", [0.001, 0.5, 1.0])
 def test_a_trial_of_many_buckets_takes_all_classes_of_some(share):
     column = np.random.default_rng(0).permutation(3_000) % 1_000
-    numbers, n_buckets, chosen = _softmax._some_buckets(
+    numbers, n_buckets, chosen = _trial._some_buckets(
         column, 1_000, share, np.random.default_rng(1)
     )
     assert n_buckets == max(1_000 * share, 64)

@@ -20,7 +20,7 @@ from sklearn_mach._backends import backend
 from sklearn_mach._rows import Targets
 
 SEED = 3
-TOLERANCE = dict(rtol=1e-4, atol=3e-5)  # as of the CPU's learner, in test_softmax.py
+TOLERANCE = dict(rtol=1e-4, atol=3e-5)  # as of the CPU's, in learners.py
 
 
 def problem(n=30, d=7, K=6, seed=0):
@@ -236,7 +236,7 @@ def test_auto_steps_equal_the_reference(
         bound=2.0 if sparse and device == "cuda" else np.inf,
         **options,
     )
-    assert_allclose(model.coef_, W, rtol=1e-3, atol=1e-3)  # as in test_softmax.py
+    assert_allclose(model.coef_, W, rtol=1e-3, atol=1e-3)  # as in test_steps.py
     assert_allclose(model.intercept_, b, rtol=1e-3, atol=1e-3)
 
 
@@ -322,7 +322,7 @@ def test_repetitions_stop_as_in_the_reference(device, sparse, early_stopping):
     )
     assert n_iter.max() < 25
     assert model.n_iter_ == n_iter.max()
-    assert_allclose(model.coef_, W, rtol=1e-3, atol=3e-4)  # as in test_softmax.py
+    assert_allclose(model.coef_, W, rtol=1e-3, atol=3e-4)  # as in test_sgd.py
     assert_allclose(model.intercept_, b, rtol=1e-3, atol=3e-4)
 
 

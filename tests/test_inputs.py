@@ -15,7 +15,16 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 
-from sklearn_mach import MACHClassifier, _dense, _inputs, _learner, _model, _softmax
+from sklearn_mach import (
+    MACHClassifier,
+    _dense,
+    _inputs,
+    _logits,
+    _model,
+    _softmax,
+    _training,
+    _trial,
+)
 
 # Bad input --------------------------------------------------------------------------
 
@@ -404,11 +413,11 @@ def test_a_row_is_predicted_alike_in_every_form():
 def test_float16_and_memory_maps_give_the_model_of_the_same_numbers(
     blobs, monkeypatch, tmp_path, dtype, is_mapped, n_jobs
 ):
-    monkeypatch.setattr(_learner, "_CALIBRATION_ROWS", 100)  # rows are set aside
+    monkeypatch.setattr(_softmax, "_CALIBRATION_ROWS", 100)  # rows are set aside
     monkeypatch.setattr(_inputs, "_PLAIN_VALUES", 100)  # which a few rows hold
     monkeypatch.setattr(_model, "_COPIED_BYTES", 500)
-    monkeypatch.setattr(_softmax, "_HALF_VALUES", 100)
-    monkeypatch.setattr(_softmax, "_DENSE_COLUMNS", 8)  # work for two threads
+    monkeypatch.setattr(_logits, "_HALF_VALUES", 100)
+    monkeypatch.setattr(_training, "_DENSE_COLUMNS", 8)  # work for two threads
     X, y = blobs(160, 8, 9, sparse=False)
     X = (300 * X).astype(np.float16)  # the squares of which overflow
     plain = X.astype(np.float64 if dtype == np.float64 else np.float32)
@@ -439,7 +448,7 @@ def test_float16_and_memory_maps_give_the_model_of_the_same_numbers(
 @needs_compilation
 @pytest.mark.parametrize("dtype", [np.float16, np.float32])
 def test_float16_and_memory_maps_are_not_copied(monkeypatch, tmp_path, dtype):
-    monkeypatch.setattr(_softmax, "_N_PROBE", 2_000)  # rows of the trial
+    monkeypatch.setattr(_trial, "_N_PROBE", 2_000)  # rows of the trial
     monkeypatch.setattr(_dense, "_MOVED_BYTES", 0)  # rows in the metric are not kept
     rng = np.random.default_rng(0)
     n, d = 24_000, 160  # a batch of 1,024 rows is a small part of them

@@ -16,7 +16,7 @@ from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
-from sklearn_mach import MACHClassifier, _learner, _softmax
+from sklearn_mach import MACHClassifier, _softmax
 from sklearn_mach.datasets import make_many_classes
 
 # What it learns ---------------------------------------------------------------------
@@ -133,10 +133,10 @@ def test_only_rows_with_weight_are_set_aside(blobs, monkeypatch):
         return settings, seen
 
     monkeypatch.setattr(_softmax, "make_settings", recorded)
-    monkeypatch.setattr(_learner, "_CALIBRATION_ROWS", 100)
+    monkeypatch.setattr(_softmax, "_CALIBRATION_ROWS", 100)
     model = MACHClassifier(n_repetitions=3, n_buckets=3, max_iter=1, random_state=0)
     model.fit(X, y, weight)  # 60 rows are too few
-    monkeypatch.setattr(_learner, "_CALIBRATION_ROWS", 50)
+    monkeypatch.setattr(_softmax, "_CALIBRATION_ROWS", 50)
     model.fit(X, y, weight)
     model.fit(X, y)
     assert held == [0, 60 // 50, 400 // 50]  # 2 %
@@ -222,7 +222,7 @@ def test_verbose_tells_speed_and_time_left(blobs, capsys, monkeypatch, n_jobs):
         return seconds[get_ident()]
 
     monkeypatch.setattr(
-        "sklearn_mach._softmax.time", SimpleNamespace(perf_counter=clock)
+        "sklearn_mach._training.time", SimpleNamespace(perf_counter=clock)
     )
     sizes = dict(n_repetitions=34, n_buckets=16, learning_rate=1e-9, max_iter=3)
     MACHClassifier(**sizes, n_jobs=n_jobs, verbose=1, random_state=0).fit(X, y)
@@ -294,7 +294,7 @@ def test_steps_stay_short_where_rows_may_come_again(blobs, monkeypatch):
         def trial(X, *_):
             return factor if X.shape[0] >= 1_000 else None
 
-        monkeypatch.setattr("sklearn_mach._softmax.probe_step", trial)
+        monkeypatch.setattr("sklearn_mach._trial.probe_step", trial)
         model = MACHClassifier(n_repetitions=2, n_buckets=3, random_state=0)
         for _ in range(1_200 // size):
             model.partial_fit(X[:size], y[:size], classes=range(5))

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression, SGDClassifier
 from sklearn.naive_bayes import GaussianNB, MultinomialNB
 from sklearn.svm import LinearSVC
 
-from sklearn_mach import MACHClassifier, _hashing, _learner, _planning, _softmax, theory
+from sklearn_mach import MACHClassifier, _hashing, _planning, _softmax, _trial, theory
 
 # Sizes ------------------------------------------------------------------------------
 
@@ -236,7 +236,7 @@ def test_weights_larger_than_the_free_memory_are_refused(blobs, monkeypatch):
 def test_free_memory_must_hold_the_trial_of_the_learning_rate_too(blobs, monkeypatch):
     X, y = blobs(600, 50, 300)
     monkeypatch.setattr(_planning, "_UNCOUNTED", 0)  # whatever it takes
-    monkeypatch.setattr(_softmax, "_PROBE_BYTES", 0)
+    monkeypatch.setattr(_trial, "_PROBE_BYTES", 0)
     weights = theory.model_bytes(50, 8, 64)
     trial = 50 * 4 * 8 * 64 // 10
     model = MACHClassifier(n_repetitions=8, n_buckets=64, max_iter=1)
@@ -259,7 +259,7 @@ def test_free_memory_must_hold_the_trial_of_the_learning_rate_too(blobs, monkeyp
 def test_weights_out_of_proportion_to_the_values_are_reported(blobs, monkeypatch):
     texts = [f"{a} {b}" for a in ("red", "green", "blue") for b in ("hat", "coat")] * 9
     names = [text.split()[1] for text in texts]
-    monkeypatch.setattr(_learner, "_MANY_BYTES", 4 * 4096)
+    monkeypatch.setattr(_softmax, "_MANY_BYTES", 4 * 4096)
     model = MACHClassifier(n_repetitions=1, n_buckets=2, max_iter=1)
     message = (
         r"take .*only 108 non-zeros in 4,096 columns, 0.0 a col.*HashingVectorizer"
@@ -271,7 +271,7 @@ def test_weights_out_of_proportion_to_the_values_are_reported(blobs, monkeypatch
     # the first of many blocks
     clone(model).partial_fit(hashed, names, classes=["coat", "hat"])
     clone(model).set_params(estimator=MultinomialNB()).fit(abs(hashed), names)
-    monkeypatch.setattr(_learner, "_MANY_BYTES", 0)
+    monkeypatch.setattr(_softmax, "_MANY_BYTES", 0)
     model.fit(TfidfVectorizer().fit_transform(texts), names)
     for sparse in (True, False):
         model.fit(*blobs(60, n_classes=2, sparse=sparse))

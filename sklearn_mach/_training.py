@@ -1,0 +1,276 @@
+"""Training of all repetitions: blocks of them for threads and processes, epochs.
+
+The weights of all repetitions lie feature-major in one float32 array of shape
+(d, R * B), so that a non-zero of a row costs one contiguous read (logits) and one
+contiguous write (update).  A task trains the columns ``lo:hi`` of whole repetitions;
+threads take different columns and never share a number, so that the way the repetitions
+are dealt changes no bit of the result.
+"""
+
+import threading
+import time
+from typing import NamedTuple
+
+import numpy as np
+from joblib import effective_n_jobs
+from sklearn.utils.parallel import Parallel, delayed
+
+from ._compat import one_blas_thread
+from ._progress import SilentTask, report_epoch
+from ._rows import rows_of
+from ._sgd import Pass, integers_to_float
+
+_DENSE_COLUMNS = 512  # of W, trained together on a dense X
+
+_SILENT = SilentTask()
+
+
+def split_repetitions(X, first, n_repetitions, n_buckets, n_jobs):
+    """The blocks of repetitions, from `first` on, that are trained together."""
+    if first == n_repetitions:
+        return []
+    if rows_of(X).in_batches:  # of the same shapes for every n_jobs
+        n_blocks = -(-(n_repetitions - first) // max(_DENSE_COLUMNS // n_buckets, 1))
+    else:
+        n_blocks = min(effective_n_jobs(n_jobs), n_repetitions - first)
+    return np.array_split(np.arange(first, n_repetitions), n_blocks)
+
+
+def train_all(X, targets, table, W, b, first, zero, settings, n_jobs, task=SilentTask):
+    """Train the repetitions from `first` on in W (d, R B) and b (R B,).
+
+    `zero` says that their weights are all zero; ``task(r)`` gives the task of the block
+    that begins with repetition r.  Returns the largest number of epochs.
+    """
+    n_repetitions = table.shape[1]
+    n_buckets = b.size // n_repetitions
+    blocks = split_repetitions(X, first, n_repetitions, n_buckets, n_jobs)
+    if not blocks:
+        return 0
+    n_parallel = min(effective_n_jobs(n_jobs), len(blocks))
+    n_parts = -(-len(blocks) // n_parallel)
+    parts = [
+        None if i % n_parallel else (i // n_parallel, n_parts)
+        for i in range(len(blocks))
+    ]
+    halt = np.zeros(1, np.bool_)
+    n_threads = max(effective_n_jobs(n_jobs) // len(blocks), 1)
+    columns = [
+        Columns(
+            W, b, r[0] * n_buckets, (r[-1] + 1) * n_buckets, zero, part, halt, n_threads
+        )
+        for r, part in zip(blocks, parts, strict=True)
+    ]
+    with one_blas_thread():
+        try:
+            results = Parallel(n_jobs=n_jobs, prefer="threads")(
+                delayed(_train_task)(task(r[0]), X, targets, table[:, r], c, settings)
+                for r, c in zip(blocks, columns, strict=True)
+            )
+        except BaseException:  # joblib leaves threads behind that would write on
+            halt[0] = True
+            for c in columns:
+                with c.in_use:  # waits for the thread
+                    pass
+            raise
+    in_place = []
+    for r, c, (arrays, _, _) in zip(blocks, columns, results, strict=True):
+        if arrays is None:
+            in_place.append(r)
+        else:
+            W[:, c.lo : c.hi], b[c.lo : c.hi] = arrays
+    if settings.unit is not None:
+        to_float(W, in_place, n_buckets, settings.unit)
+    return max(int(n_iter.max()) for _, n_iter, _ in results)
+
+
+def to_float(W, blocks, n_buckets, unit):
+    """Weights of `blocks` of repetitions that are integers become float32, in place."""
+    Parallel(n_jobs=max(len(blocks), 1), require="sharedmem")(
+        delayed(integers_to_float)(W, r[0] * n_buckets, (r[-1] + 1) * n_buckets, unit)
+        for r in blocks
+    )
+
+
+class Columns:
+    """The columns ``lo:hi`` of W (d, R B) and b (R B,), for one task to train.
+
+    Threads write to the arrays in place.  In another process they are a copy, which
+    `result` returns; weights that are all zero are not sent there.
+
+    `part` is for what is printed: tasks run in so many parts, one after the other, and
+    the first task of each part has the part's number and how many there are.
+
+    The task holds the lock `in_use` and ends soon after `halt` (1,), bool, is set.  In
+    another process nobody sets it.
+
+    `n_threads` share the products of dense rows; in another process it is one.
+    """
+
+    _OF_PROCESS = ("halt", "in_use", "n_threads")
+    n_threads = 1
+
+    def __init__(self, W, b, lo, hi, zero, part=(0, 1), halt=None, n_threads=1):
+        self.n_threads = n_threads
+        self.W, self.b, self.lo, self.hi, self.zero = W, b, lo, hi, zero
+        self.part = part
+        self.in_place = True
+        self.halt = np.zeros(1, np.bool_) if halt is None else halt
+        self.in_use = threading.RLock()
+
+    def __getstate__(self):
+        if not self.in_place:  # Dask's scheduler hands on what it was sent
+            return {k: v for k, v in self.__dict__.items() if k not in self._OF_PROCESS}
+        lo, hi = self.lo, self.hi
+        W = None if self.zero else np.ascontiguousarray(self.W[:, lo:hi])
+        state = {"W": W, "b": self.b[lo:hi], "shape": (self.W.shape[0], hi - lo)}
+        state |= {"part": self.part}
+        return state | {"lo": 0, "hi": hi - lo, "zero": self.zero, "in_place": False}
+
+    def __setstate__(self, state):
+        self.__dict__ |= state
+        self.halt, self.in_use = np.zeros(1, np.bool_), threading.RLock()
+
+    def arrays(self):
+        """The weights, the intercepts of the columns and the first column."""
+        if not self.in_place:  # what another process sent may be read-only
+            zero = self.W is None
+            self.W = np.zeros(self.shape, np.float32) if zero else self.W.copy()
+            self.b = self.b.copy()
+        return self.W, self.b[self.lo : self.hi], self.lo
+
+    def result(self):
+        return None if self.in_place else (self.W, self.b)
+
+
+def _train_task(task, X, targets, table, columns, settings):
+    with columns.in_use:
+        _check(columns.halt)
+        with task.running():
+            return train(X, targets, table, columns, settings, task)
+
+
+def train(X, targets, table, columns, settings, task=_SILENT):
+    """Train some repetitions on all rows.
+
+    Parameters
+    ----------
+    X : CSR matrix or C-ordered array of shape (n_samples, n_features), float; a dense
+        X may be float16, of which batches become float32
+    targets : Targets
+    table : unsigned array of shape (n_classes, R), the buckets in these repetitions
+    columns : Columns
+    settings : Settings
+    task : SilentTask or Task, told of the epochs
+
+    Returns
+    -------
+    arrays : None if trained in place, or the arrays W and b; in place the weights stay
+        integers where the settings have units, see `to_float`
+    n_iter : int array of shape (R,), epochs done
+    loss : float array of shape (R,), mean loss in the last epoch
+    """
+    state = State.first(*columns.arrays(), table.shape[1], settings.rate)
+    options = {"part": columns.part, "n_threads": columns.n_threads}
+    options["halt"] = columns.halt
+    state = run(state, rows_of(X), targets, table, settings, task, **options)
+    if settings.unit is not None and not columns.in_place:
+        integers_to_float(state.W, 0, state.b.size, settings.unit)
+    return columns.result(), state.n_iter, state.loss
+
+
+class State(NamedTuple):
+    """Repetitions in training, in plain arrays and numbers, from which it goes on.
+
+    W (d, >= lo + R B), b (R B,) : the weights from column lo on, integers where the
+        settings have units, and the intercepts; `run` changes them in place.
+    rate (R,) : factors of the steps, 0 of a repetition that has stopped.
+    best, since_best (R,) : least loss, and epochs since then.
+    n_iter, loss (R,) : epochs done, and the mean loss in the last.
+    epoch : int, the next one.
+    """
+
+    W: np.ndarray
+    b: np.ndarray
+    lo: int
+    rate: np.ndarray
+    best: np.ndarray
+    since_best: np.ndarray
+    n_iter: np.ndarray
+    loss: np.ndarray
+    epoch: int
+
+    @classmethod
+    def first(cls, W, b, lo, n_repetitions, rate=None):
+        """Before the first epoch, with such weights."""
+        n = n_repetitions
+        rate = np.ones(n, np.float32) if rate is None else rate
+        counts = np.zeros((2, n), np.int64)
+        return cls(W, b, lo, rate, np.full(n, np.inf), *counts, np.full(n, np.nan), 0)
+
+
+def run(
+    state, rows, targets, table, settings, task=_SILENT, until=None, halt=None,
+    part=None, n_threads=1
+):  # fmt: skip
+    """Train until all epochs are done, or `until` epochs; the new `State`.
+
+    rows : of `rows_of`.  part : of `Columns`; without it nothing is printed.
+    """
+    s = settings
+    W, b, lo, rate, best, since_best, n_iter, last_loss, first = state
+    rate, n_iter, last_loss = rate.copy(), n_iter.copy(), last_loss.copy()
+    halt = np.zeros(1, np.bool_) if halt is None else halt
+    table = np.ascontiguousarray(table)
+    no_step = np.zeros_like(s.step)
+    train_rows, held_rows = s.visited(s.train), s.visited(s.held)
+
+    def go_over(order, step, decay, penalty, random=0):
+        losses = np.zeros(rate.size)
+        given = Pass(
+            order, s.loss, *targets, table, s.weight, step, s.gain,
+            s.past + epoch * s.slow, s.slow, decay, rate, np.float32(s.bias), lo, W, b,
+            losses, halt, penalty
+        )  # fmt: skip
+        rows.epoch(given, s, random, n_threads)
+        _check(halt)
+        weight = s.weight[order].sum(dtype=np.float64)
+        return losses / max(weight, np.finfo(float).tiny)
+
+    started = time.perf_counter()
+    epoch, n_epochs = first, len(s.decay) if until is None else until
+    while epoch < n_epochs and rate.any():
+        task.begin_epoch()
+        rng = np.random.default_rng([s.seed, epoch])
+        order, random = rng.permutation(train_rows), int(rng.integers(2**32))
+        decay = np.array(
+            s.decay[epoch], np.float64
+        )  # one type, or kernels compile anew
+        loss = go_over(order, s.step, decay, s.penalty, random)
+        if s.early_stopping:
+            loss = go_over(held_rows, no_step, np.zeros(2), 0.0)
+        if not (np.isfinite(loss).all() and np.isfinite(b).all()):
+            raise ValueError(
+                f"The weights overflowed in epoch {epoch + 1}. Use a smaller "
+                "learning_rate (or 'auto'), or bring the features to one scale with "
+                "sklearn.preprocessing.Normalizer or MaxAbsScaler."
+            )
+        running = rate != 0
+        n_iter[running] += 1
+        last_loss[running] = loss[running]
+        epoch += 1
+        if s.verbose and part:
+            seconds = (time.perf_counter() - started) * epoch / (epoch - first)
+            report_epoch(epoch - 1, part, loss.mean(), s, seconds)
+        if s.tol is not None:
+            since_best = np.where(loss > best - s.tol, since_best + 1, 0)
+            rate[since_best >= s.n_iter_no_change] = 0
+            best = np.minimum(best, loss)
+        if task.end_epoch():
+            break
+    return State(W, b, lo, rate, best, since_best, n_iter, last_loss, epoch)
+
+
+def _check(halt):
+    if halt[0]:
+        raise RuntimeError("Training was stopped: another task of it failed.")
