@@ -105,6 +105,8 @@ def _stages_block(
                     total = score + share[r] * offset[k] if has_offset else score
                     if k < n_best or total > values[i, r, n_best - 1]:
                         insert(k, total, r, indices[i], values[i])
+                        if k < n_best:  # there is no k-th best yet
+                            continue
                         limits[r, i] = _stages_limit(
                             values[i, r, n_best - 1], ceiling[i, r], error[i], scale[i]
                         )

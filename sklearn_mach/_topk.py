@@ -198,9 +198,9 @@ def _round_down(middle, lanes, first, n, bounds, frame, terms, starts, limits, v
     for i in range(n):
         worst = values[first + i, values.shape[1] - 1]
         if middle is None:
-            gap, below = frame[1, i], frame[0, i] - worst
-            if worst > _NEVER and below < gap:
-                gap = below
+            gap = frame[1, i]
+            if worst > _NEVER and frame[0, i] - worst < gap:
+                gap = frame[0, i] - worst
             gap += frame[2, i]
             frame[3, i] = TOP / (gap if gap > 1e-30 else 1e-30)
             frame[4, i] = frame[3, i] * (1 - 1e-6)  # more than a deficit's rounding
