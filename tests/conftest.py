@@ -2,11 +2,16 @@
 
 import os
 
-import numpy as np
-import pytest
-import scipy.sparse as sp
-
 os.environ["MPLBACKEND"] = "Agg"  # figures need no screen
+# Small problems: threads that wait for each other take most of the time, and the more
+# so beside other tests.  It is read when NumPy is imported.
+for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import scipy.sparse as sp  # noqa: E402
+from threadpoolctl import threadpool_limits  # noqa: E402
 
 
 @pytest.fixture
@@ -33,3 +38,10 @@ def storage(request, monkeypatch):
     if request.param == "16 bits":  # however few the weights are
         monkeypatch.setattr("sklearn_mach._softmax._CACHED", 0)
     return request.param
+
+
+@pytest.fixture
+def two_blas_threads():
+    """BLAS as the package finds it elsewhere: with threads, on which sums depend."""
+    with threadpool_limits(2, "blas"):
+        yield

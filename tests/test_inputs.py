@@ -390,6 +390,7 @@ def test_a_row_is_predicted_alike_in_every_form():
             assert_array_equal(model.predict(row), expected[i : i + 1])
 
 
+@pytest.mark.usefixtures("two_blas_threads")
 @pytest.mark.parametrize(
     ("dtype", "is_mapped", "n_jobs"),
     [

@@ -378,8 +378,7 @@ def test_plan_keeps_to_the_bytes_there_are(n_classes, n_features, n_nonzeros):
     least = min(
         model_cost(n_classes, n_features, R, B).mach.n_bytes
         for B in range(2, 65)
-        for R in range(1, 18)
-        if B**R >= n_classes
+        for R in [next(R for R in range(1, 18) if B**R >= n_classes)]
     )
     for max_bytes in (free.n_bytes, free.n_bytes * 0.7, least, least * 1.5, 1e13):
         if max_bytes < least:
