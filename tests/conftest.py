@@ -4,15 +4,20 @@ import os
 import shutil
 import sys
 
-import cuda_on_host
-import numpy as np
-import pytest
-import scipy.sparse as sp
-
-from sklearn_mach import _cuda
-from sklearn_mach._backends import resolve_device
-
 os.environ["MPLBACKEND"] = "Agg"  # figures need no screen
+# Small problems: threads that wait for each other take most of the time, and the more
+# so beside other tests.  It is read when NumPy is imported.
+for _name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import cuda_on_host  # noqa: E402
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import scipy.sparse as sp  # noqa: E402
+from threadpoolctl import threadpool_limits  # noqa: E402
+
+from sklearn_mach import _cuda  # noqa: E402
+from sklearn_mach._backends import resolve_device  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -73,3 +78,10 @@ def storage(request):
     if request.param == "16 bits":
         request.getfixturevalue("sixteen_bits")
     return request.param
+
+
+@pytest.fixture
+def two_blas_threads():
+    """BLAS as the package finds it elsewhere: with threads, on which sums depend."""
+    with threadpool_limits(2, "blas"):
+        yield

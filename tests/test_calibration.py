@@ -482,7 +482,8 @@ def test_calibrate_copies_a_few_dense_rows_at_a_time(monkeypatch, tmp_path, dtyp
     X = rng.integers(0, 2, (200, 40_000), np.int8).astype(dtype)
     y = np.arange(200) % 8
     model = MACHClassifier(n_repetitions=2, n_buckets=4, max_iter=1, random_state=0)
-    model.fit(X[:20], y[:20]).calibrate(X[:20], y[:20])  # compiles
+    model.fit(X[:20], y[:20])
     X = mapped(X, tmp_path)
+    model.calibrate(X, y)  # compiles
     # 16 rows of float32 and 11 kB a row for its classes, of 80 kB and more of X
     assert peak_of(model.calibrate, X, y)[1] < X.nbytes / 2

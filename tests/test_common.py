@@ -35,30 +35,35 @@ ONE_ROW = {
     "the check asks for words of its own"
 }
 
+SMALL = dict(n_buckets=2, n_repetitions=8)  # "auto" would be 32 repetitions
 BUILT_IN = [
-    (MACHClassifier(n_buckets=2), SGD_FAILURES),
+    (MACHClassifier(**SMALL), SGD_FAILURES),
     (MACHClassifier(n_buckets=16), SGD_FAILURES),
 ]
 CONFIGURATIONS = BUILT_IN + [
     (
-        MACHClassifier(n_buckets=2, class_weight="balanced"),
+        MACHClassifier(**SMALL, class_weight="balanced"),
         SGD_FAILURES | NOT_IN_BLOCKS,
     ),
-    (MACHClassifier(n_buckets=2, logit_adjustment=0.5), SGD_FAILURES | TAKEN_BACK),
+    (MACHClassifier(**SMALL, logit_adjustment=0.5), SGD_FAILURES | TAKEN_BACK),
     # The usual 5 epochs are too few where 30 rows decide, as in these checks.
     (
-        MACHClassifier(n_buckets=2, early_stopping=True, n_iter_no_change=20),
+        MACHClassifier(**SMALL, early_stopping=True, n_iter_no_change=20),
         SGD_FAILURES | ONE_ROW,
     ),
-    (MACHClassifier(LogisticRegression(max_iter=1000), n_buckets=2), {}),
+    (MACHClassifier(LogisticRegression(max_iter=1000), **SMALL), {}),
     (MACHClassifier(LogisticRegression(max_iter=1000), n_buckets=16), {}),
-    (MACHClassifier(SGDClassifier(loss="log_loss"), n_buckets=2), SGD_FAILURES | WEAK),
-    (MACHClassifier(DecisionTreeClassifier(), n_buckets=2), WEAK),
-    (MACHClassifier(MultinomialNB(), n_buckets=2), WEAK | NEGATIVE),
-    (MACHClassifier(LinearSVC(), n_buckets=2), SGD_FAILURES),
+    (MACHClassifier(SGDClassifier(loss="log_loss"), **SMALL), SGD_FAILURES | WEAK),
+    (MACHClassifier(DecisionTreeClassifier(), **SMALL), WEAK),
+    (MACHClassifier(MultinomialNB(), **SMALL), WEAK | NEGATIVE),
+    (MACHClassifier(LinearSVC(), **SMALL), SGD_FAILURES),
     (MACHClassifierCV(n_buckets=(2, 16), n_repetitions=8), SGD_FAILURES),
     (
-        MACHClassifierCV(MACHClassifier(DecisionTreeClassifier()), n_buckets=(2, 16)),
+        MACHClassifierCV(
+            MACHClassifier(DecisionTreeClassifier()),
+            n_buckets=(2, 16),
+            n_repetitions=8,
+        ),
         WEAK,
     ),
 ]

@@ -147,6 +147,7 @@ def test_the_start_has_the_least_loss_of_rows_left_out_of_their_means():
         assert_allclose(b[own], c, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.usefixtures("two_blas_threads")
 @needs_compilation
 @pytest.mark.parametrize("alpha", [0, 0.01])
 def test_dense_fits_do_not_depend_on_the_threads(alpha):

@@ -254,6 +254,7 @@ def test_clustered_columns_put_similar_classes_together():
     assert n_codes(table) == 48
 
 
+@pytest.mark.usefixtures("two_blas_threads")
 def test_threads_change_no_bucket(monkeypatch):
     monkeypatch.setattr(_hashing, "_WORTH_THREADS", 0)
 

@@ -400,6 +400,7 @@ def test_a_row_is_predicted_alike_in_every_form():
             assert_array_equal(model.predict(row), expected[i : i + 1])
 
 
+@pytest.mark.usefixtures("two_blas_threads")
 @pytest.mark.parametrize(
     ("dtype", "is_mapped", "n_jobs"),
     [
@@ -457,9 +458,11 @@ def test_float16_and_memory_maps_are_not_copied(monkeypatch, tmp_path, dtype):
     X[np.arange(n), y] += 6
     expected = MACHClassifier(n_repetitions=2, max_iter=1, random_state=0)
     model, half_a_copy = clone(expected), n * d
-    expected.fit(X.astype(np.float32), y)  # and compiles
+    expected.fit(X.astype(np.float32), y)
     expected.predict(X[:1000])
     X = mapped(X.astype(dtype), tmp_path)
+    some = slice(4_000)  # compiles for mapped rows
+    clone(model).fit(X[some], y[some]).partial_fit(X[some], y[some]).predict(X[some])
     _, peak = peak_of(model.fit, X, y)
     assert_same_model(model, expected)
     # Batches of squares are float64, and rows have numbers, weights and steps.  A

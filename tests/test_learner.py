@@ -239,6 +239,7 @@ def test_verbose_tells_speed_and_time_left(blobs, capsys, monkeypatch, n_jobs):
 # Parallel work ----------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("two_blas_threads")
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize(
     ("n_repetitions", "n_buckets", "n_classes"),
@@ -266,6 +267,7 @@ def test_n_jobs_changes_no_bit(
         assert_array_equal(scores, expected[1])
 
 
+@pytest.mark.usefixtures("two_blas_threads")
 def test_processes_and_read_only_memory_maps_change_no_bit(blobs, storage):
     X, y = blobs(40, 9, 8)
     model = MACHClassifier(

@@ -352,6 +352,7 @@ def test_scores_larger_than_the_free_memory_are_refused(blobs, monkeypatch, base
 # Chunks and threads -----------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("two_blas_threads")
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("base", [None, GaussianNB()])
 def test_chunks_of_rows_change_nothing(blobs, sparse, base):

@@ -80,6 +80,7 @@ def test_the_smallest_number_of_repetitions_in_the_message_is_accepted(blobs):
 # Tables -----------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("two_blas_threads")
 @pytest.mark.parametrize("hashing", ["balanced", "clustered", "universal"])
 def test_first_repetitions_do_not_depend_on_their_number(blobs, hashing):
     X, y = blobs(120, 8, 30)
@@ -321,6 +322,7 @@ def test_unknown_free_memory_refuses_nothing(blobs, monkeypatch):
 # Growing ----------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("two_blas_threads")
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("n_jobs", [1, 2])
 def test_added_repetitions_equal_one_fit(blobs, storage, sparse, n_jobs):

@@ -130,7 +130,7 @@ def test_trial_keeps_to_its_memory(trial, monkeypatch, sparse):
     monkeypatch.setattr(_trial, "Columns", Columns)
     monkeypatch.setattr(_trial, "_PROBE_BYTES", 1 << 14)
     rng, n_rows = np.random.default_rng(0), 2_500 if sparse else 1_000
-    for n_features in (50, 700, 2_000) if sparse else (300,):
+    for n_features in (50, 700, 2_000) if sparse else (100,):
         X = sp.random_array((n_rows, n_features), density=0.02, rng=rng, format="csr")
         for n_buckets, n_columns in ((2, 4), (64, 64), (32, 512)):
             held.clear()
