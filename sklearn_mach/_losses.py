@@ -19,7 +19,7 @@ _LN2_LOW = np.float32(-2.12194440e-4)
 
 
 class Softmax(NamedTuple):
-    """-log P of the row's bucket, or the mean of that over the classes of the row."""
+    """Mean of -log P over the buckets of a row's classes; without a class no loss."""
 
 
 @njit(inner=True)

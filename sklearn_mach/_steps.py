@@ -214,50 +214,48 @@ def make_settings(
     has_gains = is_auto and options["alpha"] == 0
     metric = shrink = None
     if has_gains and rows.has_metric:
-        limit = _limit(lengths, weight)
-        shrink = np.minimum(limit / np.maximum(lengths, _SMALLEST), 1)
-        shrink = np.sqrt(shrink).astype(np.float32)
+        shrink = _shrink(lengths, weight)
         metric = seen.metric
         if metric is None and (n_samples >= TRIAL_ROWS or not is_block):
             row_weight = _of_visits(weight, visits)
             metric = _dense.find_metric(X, row_weight, shrink, n_columns, seed)
-            seen = seen._replace(metric=metric if is_block else None)
+        seen = seen._replace(metric=metric if is_block else None)
+    gain = np.ones(X.shape[1], np.float32)
+    if has_gains and metric is None:
+        gain = feature_gains(seen.frequency, seen.squares, seen.weight)
+        lengths = rows.squared_lengths(gain)
     if is_auto:
-        gain = None
-        if has_gains and metric is None:
-            gain = feature_gains(seen.frequency, seen.squares, seen.weight)
-        steps = _auto_steps(
-            rows, weight, visits, lengths, seen.mean_length, metric, gain, batch_size,
+        step, common, bias, moved = _auto_steps(
+            rows, weight, visits, lengths, seen.mean_length, gain, metric, batch_size,
             seed
         )  # fmt: skip
     else:
+        common, bias, moved = options["learning_rate"], seen.mean_length, None
         with np.errstate(over="ignore"):  # refused when the weights overflow
-            step = (weight * options["learning_rate"]).astype(np.float32)
-        gain = np.ones(X.shape[1], np.float32)
-        steps = _Steps(step, gain, options["learning_rate"], seen.mean_length)
-    has_falling_gains = is_block or (has_gains and metric is None)
+            step = (weight * common).astype(np.float32)
+    slow_down = is_block or (has_gains and metric is None)
     decay, past, slow = _slowing(
-        n_epochs, options["alpha"], before, seen, is_block, has_falling_gains
+        n_epochs, options["alpha"], before, seen, is_block, slow_down
     )
     unit = None
     is_large = 4 * X.shape[1] * n_columns > _CACHED
     if has_gains and rows.has_units and is_large and not is_block:
-        of_features = seen.frequency
+        n_visits = seen.frequency
         if visits is not None:
-            of_features = rows.feature_sums(visits)[0]
-        unit = units(rows, steps.step, steps.gain, of_features * n_epochs)
+            n_visits = rows.feature_sums(visits)[0]
+        unit = units(rows, step, gain, n_visits * n_epochs)
     train, held = _train_and_held(y, weight, visits, n_held, options, seed)
     # of a visit in the sum of weights, by which the penalty counts
     share = float(np.average(weight, weights=visits))
     settings = Settings(
-        step=steps.step,
+        step=step,
         weight=weight,
         visits=visits,
-        gain=steps.gain,
+        gain=gain,
         past=past,
         slow=slow,
-        bias=steps.bias,
-        penalty=options["alpha"] * steps.common * share,
+        bias=bias,
+        penalty=options["alpha"] * common * share,
         batch_size=batch_size,
         decay=decay,
         seed=seed,
@@ -269,7 +267,7 @@ def make_settings(
         verbose=options["verbose"],
         unit=unit,
         metric=metric,
-        moved=steps.moved,
+        moved=moved,
         shrink=shrink,
         starts=metric is not None and not is_block,
     )
@@ -295,24 +293,20 @@ def _of_visits(weight, visits):
     return weight if visits is None else weight * visits
 
 
-class _Steps(NamedTuple):
-    """Step, gain, bias and moved of `Settings`, and the common step of the penalty."""
-
-    step: np.ndarray
-    gain: np.ndarray
-    common: float
-    bias: float
-    moved: np.ndarray | None = None
+def _shrink(lengths, weight):
+    """Factors of dense rows in sums: less than 1 for very long ones."""
+    shrink = np.minimum(_limit(lengths, weight) / np.maximum(lengths, _SMALLEST), 1)
+    return np.sqrt(shrink).astype(np.float32)
 
 
 def _auto_steps(
-    rows, weight, visits, lengths, mean_length, metric, gain, batch_size, seed
+    rows, weight, visits, lengths, mean_length, gain, metric, batch_size, seed
 ):
-    """The steps for a factor of one.
+    """The steps for a factor of one, with those of rows in the metric, if any.
 
     The inverse of the mean squared length of the rows (or of a row's own if that is
-    larger), and in batches divided by their `coherence`.  With gains, not None, rare
-    features get longer steps.
+    larger), and in batches divided by their `coherence`.  Returns step, the common one,
+    bias and moved, as in `Settings`.
     """
     moved = None
     if metric is not None:
@@ -320,10 +314,6 @@ def _auto_steps(
         limited = np.minimum(lengths, _limit(lengths, weight))
         row_weight = _of_visits(weight, visits)
         mean_length = float(limited @ row_weight / row_weight.sum())
-    elif gain is not None:
-        lengths = rows.squared_lengths(gain)
-    if gain is None:
-        gain = np.ones(rows.shape[1], np.float32)
     common = 1 / mean_length
     step = (weight / np.maximum(lengths, mean_length)).astype(np.float32)
     bias = mean_length if metric is None else mean_length * _dense.BIAS
@@ -331,10 +321,10 @@ def _auto_steps(
         visited = np.repeat(np.arange(weight.size), 1 if visits is None else visits)
         excess = coherence(rows.X, visited, step, gain, bias, batch_size, seed, metric)
         common, step = common / excess, step / np.float32(excess)
-    return _Steps(step, gain, common, bias, moved)
+    return step, common, bias, moved
 
 
-def _slowing(n_epochs, alpha, before, seen, is_block, has_falling_gains):
+def _slowing(n_epochs, alpha, before, seen, is_block, slow_down):
     """Decay, past and slow of `Settings`.
 
     All steps fall to zero at the end of the last epoch, but not in a block.  The steps
@@ -346,7 +336,7 @@ def _slowing(n_epochs, alpha, before, seen, is_block, has_falling_gains):
     if is_block and alpha > 0:  # the penalty's steps fall as the others
         now = 1 / np.sqrt(1 + before.n_rows / _SLOW_ROWS)
         decay = [(now, now)]
-    elif has_falling_gains:
+    elif slow_down:
         visits_to_slow = _BLOCK_VISITS if is_block else _SLOW_VISITS
         past, now = (
             np.append(sums.frequency, sums.weight).astype(np.float32) / visits_to_slow
