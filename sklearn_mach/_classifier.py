@@ -25,6 +25,7 @@ from ._compat import (
 from ._decoding import DECODERS
 from ._fitted import Fitted
 from ._fitting import route, train
+from ._hashing import FAMILIES
 from ._inputs import check_rows, encode, encode_as, sorted_classes
 from ._learners import check_continues, checked_learner, learner_of
 from ._planning import Plan, plan_fit
@@ -229,8 +230,7 @@ class MACHClassifier(
     alpha=0 dense rows make their steps in a metric, in which they are centred and their
     variance is even, and the weights of `fit` start from the means of the buckets.
 
-    An error or an interrupt leaves the model as it was.  The :ref:`user_guide` has more
-    on dense rows, memory, callbacks and clusters.
+    The :ref:`user_guide` has more on dense rows, memory, callbacks and clusters.
 
     References
     ----------
@@ -261,7 +261,7 @@ class MACHClassifier(
             StrOptions({"auto"}),
         ],
         "n_buckets": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"})],
-        "hashing": [StrOptions({"balanced", "universal", "clustered"}), "array-like"],
+        "hashing": [StrOptions(set(FAMILIES)), "array-like"],
         "decoder": [StrOptions(set(DECODERS))],
         "logit_adjustment": [
             Interval(Real, None, None, closed="neither"),

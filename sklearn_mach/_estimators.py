@@ -35,6 +35,9 @@ class Estimators:
     estimators : list of classifiers, whose classes are bucket numbers
     """
 
+    made_by = "base classifiers"
+    lacks = "it was fitted with a base estimator. Its estimators_ may have it."
+
     estimators: list
     n_buckets: int
 

@@ -387,13 +387,4 @@ class Fitted:
         scorer = self._get("scorer")
         if hasattr(scorer, name):
             return getattr(scorer, name)
-        if hasattr(scorer, "estimators"):
-            raise AttributeError(
-                f"{name}_ is an attribute of the built-in learner. This model was "
-                f"fitted with a base estimator: see {name}_ of its estimators_, if "
-                "they have it."
-            )
-        raise AttributeError(
-            f"{name}_ is an attribute of models of a base estimator. This model was "
-            "fitted with the built-in learner."
-        )
+        raise AttributeError(f"This model has no {name}_: {scorer.lacks}")

@@ -3,11 +3,13 @@
 A table has shape (K, R) and the smallest unsigned dtype that holds B - 1; entry
 ``[k, r]`` is the bucket h_r(k).  Column r depends on the seeds 0..r (and the sketches
 of the classes, where similar ones go together) but not on R, so that repetitions can be
-added to a table.  A family of hash functions is a function that
-draws one column; see Carter and Wegman (1979) for the universal one.
+added to a table.  `FAMILIES` are the ways to draw a column; see Carter
+and Wegman (1979) for the universal one.
 """
 
+from collections.abc import Callable
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -48,7 +50,7 @@ def draw_table(
         K and B, with B ** len(seeds) >= K.
     seeds : sequence of int of length R
         One seed for each repetition.
-    hashing : {"balanced", "universal", "clustered"}
+    hashing : str, a name in `FAMILIES`
         "balanced": a random permutation of the classes modulo B, within the groups of
         classes that earlier repetitions could not separate, so that
         ceil(log_B K) repetitions always separate all.  "universal":
@@ -72,20 +74,18 @@ def draw_table(
     n_start = 0 if start is None else start.shape[1]
     group = np.zeros(n_classes, np.int64)  # classes with equal buckets so far
     n_groups = 1
-    clustered = []
+    family, clustered = FAMILIES[hashing], []
     for r, seed in enumerate(seeds):
         rng = np.random.default_rng(seed)
         if r < n_start:
             column = start[:, r]
-        elif (
-            hashing == "clustered" and r % 4 == 3 and n_buckets < n_groups == n_classes
-        ):
+        elif family.clusters and r % 4 == 3 and n_buckets < n_groups == n_classes:
             clustered.append(r)
             continue
-        elif hashing != "universal" or n_classes <= n_buckets:
-            column = _balanced(n_buckets, group, n_groups, rng)
+        elif n_classes <= n_buckets:
+            column = _balanced(n_buckets, group, n_groups, r, rng)
         else:
-            column = _universal(n_buckets, group, n_groups, r, rng)
+            column = family.column(n_buckets, group, n_groups, r, rng)
         table[:, r] = column
         if n_groups < n_classes:
             group, n_groups = split_groups(group, column, n_buckets)
@@ -122,7 +122,8 @@ def collision_chance(table, n_buckets, hashing):
     hashing : name or array that `table` (K, R) is of
     """
     n_classes, n_repetitions = table.shape
-    if isinstance(hashing, str) and hashing == "universal" and n_buckets < n_classes:
+    is_random = isinstance(hashing, str) and FAMILIES[hashing].is_random
+    if is_random and n_buckets < n_classes:
         # The buckets of two classes are equal in one of B functions. What happened in
         # this table is not put in its place: the estimate is unbiased over the draws
         # of the functions with 1/B, as in the paper.
@@ -140,7 +141,7 @@ def split_groups(group, column, n_buckets):
     return group, values.size
 
 
-def _balanced(n_buckets, group, n_groups, rng):
+def _balanced(n_buckets, group, n_groups, r, rng):
     """Buckets (K,) whose sizes differ by at most one, overall and in each group."""
     order = rng.permutation(group.size)
     if n_groups < group.size:  # neighbours in a shuffled order of the groups
@@ -286,6 +287,28 @@ def _universal(n_buckets, group, n_groups, r, rng):
         if found == n_classes:
             break
     return best
+
+
+class Family(NamedTuple):
+    """How a column of the table is drawn where there are fewer buckets than classes.
+
+    column : (n_buckets, group (K,), n_groups, r, rng) to buckets (K,), where `group`
+        numbers the classes whose buckets are equal in the columns before the r-th
+    is_random : whether two classes share a bucket with probability 1/B, whatever the
+        columns before, so that the least number of repetitions may not tell all apart
+    clusters : whether every fourth repetition puts similar classes together
+    """
+
+    column: Callable
+    is_random: bool = False
+    clusters: bool = False
+
+
+FAMILIES = {
+    "clustered": Family(_balanced, clusters=True),
+    "balanced": Family(_balanced),
+    "universal": Family(_universal, is_random=True),
+}
 
 
 def random_column(n_classes, n_buckets, rng):

@@ -29,9 +29,8 @@ def check_continues(learner, model, cause, remedy):
     """Refuse to go on with a model that another kind of learner has trained."""
     if isinstance(model.scorer, learner.scorer_type):
         return
-    estimator = learner.parameters.estimator
-    before = "base classifiers" if estimator is None else "estimator=None"
     raise ValueError(
-        f"{cause} goes on with a model of {before}, but estimator is now "
-        f"{estimator!r}. {remedy} to start anew, or set estimator back."
+        f"{cause} goes on with a model of {model.scorer.made_by}, but estimator is now "
+        f"{learner.parameters.estimator!r}. {remedy} to start anew, or set estimator "
+        "back."
     )

@@ -138,7 +138,8 @@ def free_columns(learner, n_features):
 def least_repetitions(parameters, n_classes, n_buckets, largest):
     """Smallest R whose table tells all classes apart; largest + 1 if none does."""
     least = _hashing.min_repetitions(n_classes, n_buckets)
-    if parameters.hashing != "universal" or n_classes <= n_buckets:
+    family = _hashing.FAMILIES[parameters.hashing]
+    if not family.is_random or n_classes <= n_buckets:
         return least
     seeds = draw_seeds(parameters.random_state, largest)[1]
     while least <= largest:  # the other tables always need only the smallest number
@@ -175,13 +176,13 @@ def _check_growth(old, n_repetitions, n_buckets, given):
 
 def _check_clusters(hashing, n_classes, n_repetitions, n_buckets, free):
     """Refuse to compare more classes than there is memory for."""
-    is_clustered = isinstance(hashing, str) and hashing == "clustered"
-    if not is_clustered or n_repetitions <= 3 or n_buckets >= n_classes:
+    clusters = isinstance(hashing, str) and _hashing.FAMILIES[hashing].clusters
+    if not clusters or n_repetitions <= 3 or n_buckets >= n_classes:
         return
     needed = _hashing.sketch_bytes(n_classes)
     if needed > max(free, _UNCOUNTED):
         raise MemoryError(
-            f"hashing='clustered' compares {n_classes} classes in {needed} "
+            f"hashing={hashing!r} compares {n_classes} classes in {needed} "
             f"bytes ({format_bytes(needed)}), but only {free} bytes "
             f"({format_bytes(free)}) are free. Use hashing='balanced'."
         )

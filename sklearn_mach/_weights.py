@@ -61,6 +61,9 @@ class Linear:
     storage : weights of R B columns, of a class in `STORAGES`
     """
 
+    made_by = "estimator=None"
+    lacks = "it was fitted with the built-in learner, which has coef_ and intercept_."
+
     storage: object
     n_buckets: int
     _copies: dict = field(default_factory=dict, init=False, repr=False)  # on devices
