@@ -36,7 +36,10 @@ class Estimators:
     """
 
     made_by = "base classifiers"
-    lacks = "it was fitted with a base estimator. Its estimators_ may have it."
+    lacks = (
+        "{0} is an attribute of the built-in learner. This model was fitted with a base "
+        "estimator: see {0} of its estimators_, if they have it."
+    )
 
     estimators: list
     n_buckets: int

@@ -387,4 +387,4 @@ class Fitted:
         scorer = self._get("scorer")
         if hasattr(scorer, name):
             return getattr(scorer, name)
-        raise AttributeError(f"This model has no {name}_: {scorer.lacks}")
+        raise AttributeError(scorer.lacks.format(f"{name}_"))

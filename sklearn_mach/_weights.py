@@ -62,7 +62,10 @@ class Linear:
     """
 
     made_by = "estimator=None"
-    lacks = "it was fitted with the built-in learner, which has coef_ and intercept_."
+    lacks = (
+        "{} is an attribute of models of a base estimator. This model was fitted with "
+        "the built-in learner."
+    )
 
     storage: object
     n_buckets: int

@@ -373,8 +373,8 @@ def test_collision_chance_is_that_of_two_classes(hashing):
     expected = 1 / 4 if hashing == "universal" else np.mean(pairs)
     given = table if hashing == "array" else hashing
     assert collision_chance(table, 4, given) == pytest.approx(expected, rel=1e-12)
-    assert collision_chance(np.arange(5)[:, None], 5, hashing) == 0
-    assert collision_chance(np.zeros((1, 3), np.uint8), 1, hashing) == 0
+    assert collision_chance(np.arange(5)[:, None], 5, given) == 0
+    assert collision_chance(np.zeros((1, 3), np.uint8), 1, given) == 0
 
 
 @pytest.mark.parametrize("n_buckets", [2, 3, 10, 64])
