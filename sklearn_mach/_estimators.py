@@ -37,8 +37,8 @@ class Estimators:
 
     made_by = "base classifiers"
     lacks = (
-        "{0} is an attribute of the built-in learner. This model was fitted with a base "
-        "estimator: see {0} of its estimators_, if they have it."
+        "{0} is an attribute of the built-in learner. This model was fitted with a "
+        "base estimator: see {0} of its estimators_, if they have it."
     )
 
     estimators: list
