@@ -1,6 +1,7 @@
 """What a fitted classifier does: predict, be calibrated, and be looked into."""
 
 from numbers import Integral
+from operator import attrgetter
 
 import numpy as np
 from sklearn.metrics import accuracy_score
@@ -11,6 +12,22 @@ from ._compat import _check_sample_weight, unchanged_on_error
 from ._decoding import DECODERS
 from ._inputs import check_rows, encode_as, find_labels
 from ._learners import learner_of
+from ._model import How
+
+
+def _part(path, doc):
+    """A property: a part of `_fitted`; before the fit an error, as `hasattr` wants."""
+
+    def get(self):
+        check_is_fitted(self, "_fitted")
+        try:
+            return attrgetter(path)(self._fitted)
+        except AttributeError as error:
+            name = path.rpartition(".")[2]
+            lacks = self._fitted.model.scorer.lacks
+            raise AttributeError(lacks.format(f"{name}_")) from error
+
+    return property(get, doc=doc)
 
 
 class Fitted:
@@ -48,7 +65,7 @@ class Fitted:
             Scores as in `decision_function`, if `return_scores`.
         """
         X = self._checked(X, k)
-        classes, scores = self._fitted.model.topk(X, k, **self._how())
+        classes, scores = self._fitted.model.topk(X, k, self._how())
         labels = self.classes_[classes]
         return (labels, scores) if return_scores else labels
 
@@ -105,8 +122,7 @@ class Fitted:
         [(3, 2), (3, 2), (3, 2), (3, 2)]
         """
         X = self._checked(X, k)
-        options = {"return_scores": return_scores} | self._how()
-        stages = self._fitted.model.stages(X, k, **options)
+        stages = self._fitted.model.stages(X, k, self._how(), return_scores)
         if return_scores:
             return ((self.classes_[best], scores) for best, scores in stages)
         return (self.classes_[best] for best, _ in stages)
@@ -152,7 +168,7 @@ class Fitted:
         X = self._checked(X)
         check_consistent_length(X, y)
         codes = find_labels(column_or_1d(y), self.classes_)
-        ranks = self._fitted.model.ranks(X, np.maximum(codes, 0), **self._how())
+        ranks = self._fitted.model.ranks(X, np.maximum(codes, 0), self._how())
         return np.where(codes < 0, self.classes_.size, ranks)
 
     def decision_function(self, X):
@@ -174,7 +190,7 @@ class Fitted:
             If the scores would not fit in the free memory; use `predict_topk`.
         """
         X = self._checked(X)
-        scores = self._fitted.model.scores(X, **self._how())
+        scores = self._fitted.model.scores(X, self._how())
         if self.classes_.size == 2:
             return scores[:, 1] - scores[:, 0]
         return scores
@@ -201,7 +217,7 @@ class Fitted:
             If the probabilities would not fit in the free memory; use `predict_topk`.
         """
         X = self._checked(X)
-        return self._fitted.model.scores(X, proba=True, **self._how())
+        return self._fitted.model.scores(X, self._how(), proba=True)
 
     def predict_log_proba(self, X):
         """Logarithm of `predict_proba`.
@@ -274,22 +290,15 @@ class Fitted:
                     "positive weight."
                 )
             order = np.random.default_rng(0).permutation(np.flatnonzero(weight))
+            rows = X, codes, order, weight[order], self._fitted.class_weights
             model = self._fitted.model.calibrated(
-                X,
-                codes,
-                order,
-                weight[order],
-                self._fitted.class_weights,
-                self.logit_adjustment,
-                device=self.device_,
-                n_jobs=self.n_jobs,
+                *rows, self.logit_adjustment, self._how()
             )
             self._fitted = self._fitted._replace(model=model)
         return self
 
     def _how(self):
-        """How the model is to predict, as keyword arguments of its methods."""
-        return {"decoder": self.decoder, "device": self.device_, "n_jobs": self.n_jobs}
+        return How(self.decoder, self.device_, self.n_jobs)
 
     def _checked(self, X, k=1):
         """Rows for a prediction of k classes, refused with parameters set since.
@@ -325,66 +334,27 @@ class Fitted:
 
     # Looking inside -----------------------------------------------------------------
 
-    def _get(self, name):
-        """An attribute of the model; an error for which `hasattr` is False."""
-        check_is_fitted(self, "_fitted")
-        return getattr(self._fitted.model, name)
-
-    @property
-    def n_iter_(self):
-        """Epochs done by the repetition that was trained for longest."""
-        check_is_fitted(self, "_fitted")
-        return self._fitted.n_iter
-
-    @property
-    def t_(self):
-        """Rows passed by the built-in learner."""
-        check_is_fitted(self, "_fitted")
-        return self._fitted.memory.t
-
-    @property
-    def n_repetitions_(self):
-        """The number R of repetitions."""
-        return self._get("n_repetitions")
-
-    @property
-    def n_buckets_(self):
-        """The number B of buckets of a repetition."""
-        return self._get("n_buckets")
-
-    @property
-    def bucket_table_(self):
-        """The bucket of each class in each repetition, (n_classes, n_repetitions)."""
-        return self._get("table")
-
-    @property
-    def logit_adjustment_(self):
-        """The logit adjustment in use."""
-        return self._get("tau")
-
-    @property
-    def model_bytes_(self):
-        """Bytes of the weights, or of the pickled base classifiers, and the table."""
-        return self._get("n_bytes")
-
-    @property
-    def coef_(self):
-        """Weights of the built-in learner, (n_repetitions, n_buckets, n_features)."""
-        return self._get_learned("coef")
-
-    @property
-    def intercept_(self):
-        """Intercepts of the built-in learner, (n_repetitions, n_buckets)."""
-        return self._get_learned("intercept")
-
-    @property
-    def estimators_(self):
-        """The fitted base classifiers."""
-        return self._get_learned("estimators")
-
-    def _get_learned(self, name):
-        """What only one kind of learner has; an error for which `hasattr` is False."""
-        scorer = self._get("scorer")
-        if hasattr(scorer, name):
-            return getattr(scorer, name)
-        raise AttributeError(scorer.lacks.format(f"{name}_"))
+    n_repetitions_ = _part("model.n_repetitions", "The number R of repetitions.")
+    n_buckets_ = _part("model.n_buckets", "The number B of buckets of a repetition.")
+    bucket_table_ = _part(
+        "model.table",
+        "The bucket of each class in each repetition, (n_classes, n_repetitions).",
+    )
+    logit_adjustment_ = _part("model.tau", "The logit adjustment in use.")
+    n_iter_ = _part(
+        "n_iter", "Epochs done by the repetition that was trained for longest."
+    )
+    t_ = _part("memory.t", "Rows passed by the built-in learner.")
+    model_bytes_ = _part(
+        "model.n_bytes",
+        "Bytes of the weights, or of the pickled base classifiers, and the table.",
+    )
+    coef_ = _part(
+        "model.scorer.coef",
+        "Weights of the built-in learner, (n_repetitions, n_buckets, n_features).",
+    )
+    intercept_ = _part(
+        "model.scorer.intercept",
+        "Intercepts of the built-in learner, (n_repetitions, n_buckets).",
+    )
+    estimators_ = _part("model.scorer.estimators", "The fitted base classifiers.")

@@ -6,7 +6,7 @@ import numpy as np
 
 from ._hashing import collision_chance
 from ._inputs import row_weights
-from ._model import Model
+from ._model import How, Model
 
 
 class Fit(NamedTuple):
@@ -68,14 +68,7 @@ def train(parameters, learner, method, X, y, weight, params, plan, old, device, 
     trained = learner.train(*work, *before, device, task_of)
     model = draft.replace(scorer=trained.scorer)
     if trained.held.size:
-        model = model.calibrated(
-            X,
-            y,
-            trained.held,
-            trained.held_weight,
-            class_weights,
-            parameters.logit_adjustment,
-            device=device,
-            n_jobs=parameters.n_jobs,
-        )
+        rows = X, y, trained.held, trained.held_weight, class_weights
+        how = How("log_mean", device, parameters.n_jobs)
+        model = model.calibrated(*rows, parameters.logit_adjustment, how)
     return Fit(model, trained.memory, class_weights, trained.n_iter)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -28,12 +29,25 @@ _COPIED_BYTES = 1 << 24  # of rows of a dense X, copied at a time to be looked a
 _N_BEST = 10  # classes of a row among which it ranks the true one
 
 
+class How(NamedTuple):
+    """How a model predicts: the name of a decoder, the device of `fit`, `n_jobs`."""
+
+    decoder: str
+    device: str
+    n_jobs: int | None
+
+    @property
+    def n_threads(self):
+        n_threads = effective_n_jobs(self.n_jobs)
+        # In the context of a cluster these are its processors, not this machine's.
+        return min(n_threads, cpu_count()) if n_threads > 1 else 1
+
+
 @dataclass(frozen=True, eq=False)
 class Model:
     """R repetitions, and how their bucket scores become classes and probabilities.
 
-    Methods take checked rows, and as keywords how to predict: `decoder`, the name of
-    one; `device`, that of `fit`; `n_jobs`.
+    Methods take checked rows.
 
     table : unsigned array of shape (K, R), the bucket of each class
     n_buckets : int
@@ -52,17 +66,12 @@ class Model:
     offset: np.ndarray | None = None
     scalars: np.ndarray | None = None
 
-    def __getstate__(self):
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-
     def replace(self, **changes):
-        """The model with other fields; what its codes are prepared for stays."""
+        """The model with other fields."""
         new = replace(self, **changes)
-        if "_prepared" in self.__dict__ and not {"table", "offset"} & changes.keys():
-            new.__dict__["_prepared"] = self._prepared
+        is_prepared = "_prepared" in vars(self)
+        if is_prepared and new.table is self.table and new.offset is self.offset:
+            vars(new)["_prepared"] = self._prepared
         return new
 
     @property
@@ -87,11 +96,9 @@ class Model:
         offset = None
         if tau != 0:
             offset = (-tau * log_prior(class_weights)).astype(np.float32)
-        if offset is self.offset is None:
-            return self.replace(tau=tau)  # what is prepared stays
         return self.replace(tau=tau, offset=offset)
 
-    def calibrated(self, X, y, order, weight, class_weights, tau, *, device, n_jobs):
+    def calibrated(self, X, y, order, weight, class_weights, tau, how):
         """The model with the logit adjustment and the scalars that suit some rows.
 
         order (n,): the rows of X to look at, in a random order; the scalars look at the
@@ -99,15 +106,14 @@ class Model:
         class_weights (K,): sums of the weights of the training rows.  tau: the logit
         adjustment, or "auto" to fit it.
         """
-        y, n_threads = y[order], count_threads(n_jobs)
+        y, how = y[order], how._replace(decoder="log_mean")
 
         def bucket_scores(rows):
             n_parts = 1
             if not sp.issparse(X):  # whose rows are copied: a few at a time
                 n_parts = max(-(-rows.size * X[:1].nbytes // _COPIED_BYTES), 1)
-            how = {"decoder": "log_mean", "device": device}
             parts = np.array_split(rows, n_parts)
-            return np.concatenate([self.bucket_scores(X[p], **how) for p in parts])
+            return np.concatenate([self.bucket_scores(X[part], how) for part in parts])
 
         if tau == "auto":
             n_best = min(_N_BEST, self.n_classes)
@@ -115,8 +121,7 @@ class Model:
             def find(rows, _):
                 return decode_topk(bucket_scores(rows), self.table, n_best)
 
-            parts = zip(*self.map_chunks(find, order, n_threads), strict=True)
-            best, scores = (np.concatenate(part) for part in parts)
+            best, scores = _join(self._map_chunks(find, order, how.n_threads))
             own = best == y[:, None]
             tau = fit_adjustment(scores, log_prior(class_weights)[best], own, weight)
         model = self.adjusted(tau, class_weights)
@@ -128,7 +133,7 @@ class Model:
 
         n_rows = min(max(_CALIBRATION_SCORES // self.n_classes, 500), y.size)
         size = max(_CALIBRATION_CHUNK // self.n_classes, 32)
-        summaries = Parallel(n_jobs=n_threads, require="sharedmem")(
+        summaries = Parallel(n_jobs=how.n_threads, require="sharedmem")(
             delayed(look_at)(rows) for rows in gen_batches(n_rows, size)
         )
         start = digits(self.n_classes, self.n_buckets)
@@ -152,104 +157,87 @@ class Model:
 
     # Predicting -----------------------------------------------------------------------
 
-    def topk(self, X, k, *, decoder, device, n_jobs):
+    def _bound(self, how):
+        """A scorer, its options, and those of the functions that decode its scores.
+
+        Scores are divided by R where the decoder adds them, so that all methods compare
+        the very same numbers.
+        """
+        decoder = DECODERS[how.decoder]
+        offset = self.offset if decoder.is_log else None
+        return (
+            self.scorer.on(how.device, self.table),
+            (decoder.is_log, decoder.divisor(self.n_repetitions)),
+            {"merge": decoder.merge, "offset": offset},
+        )
+
+    def bucket_scores(self, X, how):
+        """Bucket scores, scaled for the decoder: float32 of shape (n, R, B)."""
+        scorer, scale, _ = self._bound(how)
+        return scorer.bucket_scores(X, *scale)
+
+    def topk(self, X, k, how):
         """The k best classes of each row, int64 (n, k), and their scores, float32."""
-        scorer = self.scorer.on(device, self.table)
-        how, options = DECODERS[decoder], self._decoding(decoder)
+        scorer, scale, options = self._bound(how)
+        searches = scorer.searches(k, options["merge"])
 
         def best(X, _):
-            scale = self._scale(decoder)
-            if scorer.searches(k, how.merge):
+            if searches:
                 return scorer.topk(X, k, *scale, **options)
-            scores = scorer.bucket_scores(X, *scale)
-            return decode_topk(
-                scores, self.table, k, prepared=self._prepared, **options
-            )
+            scores, prepared = scorer.bucket_scores(X, *scale), self._prepared
+            return decode_topk(scores, self.table, k, prepared=prepared, **options)
 
-        # A GPU that finds the k best is busy with one chunk.
-        n_threads = 1 if scorer.searches(k, how.merge) else count_threads(n_jobs)
-        parts = self.map_chunks(best, X, n_threads)
-        return tuple(np.concatenate(part) for part in zip(*parts, strict=True))
+        # a device that searches is busy with one chunk
+        return _join(self._map_chunks(best, X, 1 if searches else how.n_threads))
 
-    def stages(self, X, k, *, decoder, device, n_jobs, return_scores=False):
+    def stages(self, X, k, how, return_scores):
         """Yield classes and scores (None, if not wanted) of the first r repetitions."""
-        scorer = self.scorer.on(device, self.table)
+        scorer, scale, options = self._bound(how)
 
         def decode(X, _):
-            scores = scorer.bucket_scores(X, *self._scale(decoder))
-            options = self._decoding(decoder)
-            classes, values = decode_stages(scores, self.table, k, **options)
-            return classes, values if return_scores else None
+            scores = scorer.bucket_scores(X, *scale)
+            best = decode_stages(scores, self.table, k, **options)
+            return best if return_scores else best[:1]
 
-        parts = self.map_chunks(decode, X, count_threads(n_jobs))
-        divisor = self._scale(decoder)[1]
+        parts = self._map_chunks(decode, X, how.n_threads)
         for r in range(self.n_repetitions):
-            classes = np.concatenate([part[0][:, r] for part in parts])
-            if not return_scores:
-                yield classes, None
-                continue
-            scores = np.concatenate([part[1][:, r] for part in parts])
-            if divisor != 1:  # which is R, not r + 1
-                scores *= np.float32(divisor / (r + 1))
-            yield classes, scores
+            classes, *scores = _join([[array[:, r] for array in p] for p in parts])
+            if scale[1] != 1 and scores:  # they are divided by R, not r + 1
+                scores[0] *= np.float32(scale[1] / (r + 1))
+            yield classes, scores[0] if scores else None
 
-    def ranks(self, X, y, *, decoder, device, n_jobs):
+    def ranks(self, X, y, how):
         """Number of classes before class y[i] in row i, int64 (n,)."""
-        scorer = self.scorer.on(device, self.table)
+        scorer, scale, options = self._bound(how)
 
         def count(X, rows):
-            scores = scorer.bucket_scores(X, *self._scale(decoder))
-            return rank_of(scores, self.table, y[rows], **self._decoding(decoder))
+            scores = scorer.bucket_scores(X, *scale)
+            return rank_of(scores, self.table, y[rows], **options)
 
-        return np.concatenate(self.map_chunks(count, X, count_threads(n_jobs)))
+        return np.concatenate(self._map_chunks(count, X, how.n_threads))
 
-    def scores(self, X, *, decoder, device, n_jobs, proba=False):
+    def scores(self, X, how, proba=False):
         """Scores of all classes, float32 (n, K), or probabilities, float64.
 
         Refused where they do not fit in the free memory.
         """
         shape, dtype = (X.shape[0], self.n_classes), np.float64 if proba else np.float32
         _check_room(shape, dtype)
-        scorer = self.scorer.on(device, self.table)
-        out = np.empty(shape, dtype)
-
-        def score(X, rows):
-            scores = scorer.bucket_scores(X, *self._scale(decoder))
-            options = self._decoding(decoder)
-            decode_scores(scores, self.table, out=out[rows], **options)
-            if proba:
-                self._to_proba(out[rows], decoder)
-
-        self.map_chunks(score, X, count_threads(n_jobs))
-        return out
-
-    def bucket_scores(self, X, *, decoder, device):
-        """Bucket scores, scaled for the decoder: float32 of shape (n, R, B)."""
-        scorer = self.scorer.on(device, self.table)
-        return scorer.bucket_scores(X, *self._scale(decoder))
-
-    def _to_proba(self, scores, decoder):
-        """Turn merged scores (n, K), float64, into probabilities, in place."""
-        scalars = self.scalars
+        scorer, scale, options = self._bound(how)
+        out, scalars = np.empty(shape, dtype), self.scalars
         if scalars is None:
             scalars = np.log(digits(self.n_classes, self.n_buckets)), 0.0, 0.0
-        DECODERS[decoder].to_proba(scores, scalars, self.chance)
 
-    def _scale(self, decoder):
-        """Whether bucket scores are logarithms, and what they are divided by.
+        def score(X, rows):
+            scores = scorer.bucket_scores(X, *scale)
+            decode_scores(scores, self.table, out=out[rows], **options)
+            if proba:
+                DECODERS[how.decoder].to_proba(out[rows], scalars, self.chance)
 
-        By R where the decoder adds them, so that all methods compare the very same
-        numbers.
-        """
-        how = DECODERS[decoder]
-        return how.is_log, how.divisor(self.n_repetitions)
+        self._map_chunks(score, X, how.n_threads)
+        return out
 
-    def _decoding(self, decoder):
-        """Keyword arguments of the functions that decode."""
-        how = DECODERS[decoder]
-        return {"merge": how.merge, "offset": self.offset if how.is_log else None}
-
-    def map_chunks(self, function, X, n_threads):
+    def _map_chunks(self, function, X, n_threads):
         """Values of function(X[rows], rows) for chunks of rows, in threads."""
         n_bytes = min(get_config()["working_memory"] * 2**20, _CHUNK_BYTES)
         n_bytes //= 16 * self.n_repetitions * self.n_buckets * n_threads
@@ -266,11 +254,9 @@ class Model:
         )
 
 
-def count_threads(n_jobs):
-    """Threads that predict."""
-    n_threads = effective_n_jobs(n_jobs)
-    # In the context of a cluster these are its processors, not this machine's.
-    return min(n_threads, cpu_count()) if n_threads > 1 else 1
+def _join(parts):
+    """Tuples of arrays of chunks of rows as one tuple of arrays."""
+    return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
 def _check_room(shape, dtype):

@@ -74,8 +74,7 @@ def peak_of(function, *args, **options):
 
 def bucket_scores(model, X):
     """Bucket scores (n, R, B) of a fitted classifier, scaled for its decoder."""
-    how = {"decoder": model.decoder, "device": model.device_}
-    return model._fitted.model.bucket_scores(X, **how)
+    return model._fitted.model.bucket_scores(X, model._how())
 
 
 def set_offset(model, offset):

@@ -139,9 +139,9 @@ def test_calibration_uses_rows_that_are_not_trained_on(monkeypatch):
     X = sp.hstack([sp.eye_array(n, dtype=X.dtype), X], format="csr")
     used, calibrated = [], _model.Model.calibrated
 
-    def spy(self, X, y, order, *rest, **how):
+    def spy(self, X, y, order, *rest):
         used.append(X[order, :n].nonzero()[1])
-        return calibrated(self, X, y, order, *rest, **how)
+        return calibrated(self, X, y, order, *rest)
 
     monkeypatch.setattr(_model.Model, "calibrated", spy)
     model = MACHClassifier(n_repetitions=2, n_buckets=8, max_iter=1, random_state=0)

@@ -577,19 +577,19 @@ def test_some_repetitions_are_a_model(blobs, base, decoder):
     options = {"n_buckets": 3, "hashing": "balanced", "random_state": 0}
     whole = MACHClassifier(base, n_repetitions=5, decoder=decoder, **options).fit(X, y)
     few = MACHClassifier(base, n_repetitions=3, decoder=decoder, **options).fit(X, y)
-    how = {"decoder": decoder, "device": "cpu", "n_jobs": None}
+    how = few._how()
     model = whole._fitted.model
     first = model.select(range(3))
     assert first.n_repetitions == 3
     assert_array_equal(first.table, few.bucket_table_)
-    best, scores = first.topk(X, 4, **how)
+    best, scores = first.topk(X, 4, how)
     labels, expected = few.predict_topk(X, 4, return_scores=True)
     assert_array_equal(few.classes_[best], labels)
     assert_array_equal(scores, expected)
-    assert_array_equal(first.scores(X, **how), few.decision_function(X))
+    assert_array_equal(first.scores(X, how), few.decision_function(X))
     joined = Model.concatenate([first, model.select([3, 4])])
     assert_array_equal(joined.table, model.table)
-    assert_array_equal(joined.scores(X, **how), whole.decision_function(X))
+    assert_array_equal(joined.scores(X, how), whole.decision_function(X))
     assert joined.n_bytes == model.n_bytes
 
 
