@@ -1,6 +1,5 @@
 """A fitted model: scores, best classes, stages, probabilities, threads, files."""
 
-import io
 import pickle
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,6 @@ from helpers import (
     DECODERS,
     SMOOTHING,
     ExactBuckets,
-    assert_same_model,
     bucket_scores,
     predictions,
     set_offset,
@@ -422,7 +420,7 @@ def test_threads_may_predict_with_one_model_at_once():
         assert_array_equal(labels, expected[part])
 
 
-# Saved models -----------------------------------------------------------------------
+# Attributes -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["coef_", "intercept_"])
@@ -451,119 +449,6 @@ def test_model_bytes(blobs):
     model = MACHClassifier(LogisticRegression(), n_repetitions=3, n_buckets=4).fit(X, y)
     coef = sum(estimator.coef_.nbytes for estimator in model.estimators_)
     assert model.model_bytes_ > coef + model.bucket_table_.nbytes
-
-
-def test_saved_attributes_are_plain_arrays_and_numbers(blobs):
-    X, y = blobs(60)
-    model = MACHClassifier(n_repetitions=3, n_buckets=3, random_state=0).fit(X, y)
-    assert model.device_ == "cpu"
-
-    def is_plain(value):
-        if isinstance(value, (tuple, list)):
-            return all(map(is_plain, value))
-        return isinstance(value, (np.ndarray, np.generic, int, float, str, type(None)))
-
-    for name, value in model.__getstate__().items():
-        if name not in model.get_params():
-            assert is_plain(value), name
-    stream = io.BytesIO()
-    np.savez(stream, *[v for v in vars(model).values() if isinstance(v, np.ndarray)])
-
-
-@pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize("base", [None, LogisticRegression()])
-@pytest.mark.parametrize("how", ["pickle", "joblib", "memory map"])
-def test_saved_models_predict_the_same(blobs, base, sparse, how, tmp_path):
-    X, y = blobs(60, sparse=sparse)
-    model = MACHClassifier(base, n_repetitions=3, n_buckets=3, random_state=0)
-    model.fit(X, np.array(list("abcdef"))[y])
-    if how == "pickle":
-        loaded = pickle.loads(pickle.dumps(model))
-    else:
-        path = tmp_path / "model.joblib"
-        joblib.dump(model, path)
-        loaded = joblib.load(path, mmap_mode="r" if how == "memory map" else None)
-    assert_array_equal(loaded.predict(X), model.predict(X))
-    assert_array_equal(loaded.decision_function(X), model.decision_function(X))
-    assert_array_equal(loaded.predict_proba(X), model.predict_proba(X))
-    assert_array_equal(loaded.predict_topk(X, k=4), model.predict_topk(X, k=4))
-
-
-def test_memory_mapped_models_can_be_grown_and_trained_further(blobs, tmp_path):
-    X, y = blobs(60)
-    model = MACHClassifier(
-        n_repetitions=3, n_buckets=3, random_state=0, warm_start=True
-    ).fit(X, y)
-    joblib.dump(model, tmp_path / "model.joblib")
-    loaded = joblib.load(tmp_path / "model.joblib", mmap_mode="r")
-    for one in (model, loaded):
-        one.set_params(n_repetitions=4).fit(X, y)
-    assert_same_model(loaded, model)
-    loaded = joblib.load(tmp_path / "model.joblib", mmap_mode="r")
-    model = joblib.load(tmp_path / "model.joblib")
-    assert_same_model(loaded.partial_fit(X, y), model.partial_fit(X, y))
-
-
-@pytest.mark.parametrize("base", [None, MultinomialNB()])
-def test_models_mapped_to_a_file_leave_it_as_it_is(blobs, tmp_path, base):
-    X, y = blobs(60)
-    X, path = abs(X), tmp_path / "model.joblib"
-    model = MACHClassifier(base, n_repetitions=3, n_buckets=3, random_state=0)
-    joblib.dump(model.fit(X, y), path)
-    content = path.read_bytes()
-    mapped = joblib.load(path, mmap_mode="r+")
-    if base is None:
-        assert isinstance(mapped.coef_.base, np.memmap)
-    mapped.partial_fit(X, y).calibrate(X, y).predict(X)
-    mapped.set_params(n_repetitions=4, warm_start=True).fit(X, y)
-    mapped.set_params(warm_start=False).fit(X, y)
-    assert path.read_bytes() == content
-    mapped = joblib.load(path, mmap_mode="r+")
-    model.partial_fit(X, y)
-    scores = mapped.partial_fit(X, y).decision_function(X)
-    assert_array_equal(scores, model.decision_function(X))
-
-
-@pytest.mark.parametrize("decoder", ["log_mean", "mean"])
-def test_models_of_a_time_without_offsets_and_chance_predict(blobs, decoder):
-    X, y = blobs(n_classes=9)
-    parameters = dict(hashing="balanced", decoder=decoder, random_state=0)
-    model = MACHClassifier(n_repetitions=4, n_buckets=3, **parameters).fit(X, y)
-    state = model.__getstate__()
-    del state["_offset"], state["_chance"]
-    old = MACHClassifier()
-    old.__setstate__(state)
-    assert_array_equal(old.predict_topk(X, 3), model.predict_topk(X, 3))
-    assert_array_equal(old.predict_proba(X), model.predict_proba(X))
-
-
-def test_models_of_a_time_without_sums_of_rows_predict_and_grow(blobs):
-    X, y = blobs(60)
-    model = MACHClassifier(n_repetitions=3, n_buckets=3, random_state=0).fit(X, y)
-    state = model.__getstate__()
-    for name in ("logit_adjustment", "logit_adjustment_", "_offset", "_class_weights"):
-        del state[name]
-    for name in ("_seen", "_waiting"):
-        del state[name]
-
-    def old():
-        loaded = MACHClassifier.__new__(MACHClassifier)
-        loaded.__setstate__(state.copy())
-        return loaded
-
-    assert repr(old()) == repr(model)
-    assert old().logit_adjustment_ == 0
-    assert_array_equal(old().predict_proba(X), model.predict_proba(X))
-    assert_same_model(clone(old()).fit(X, y), model)
-    more = {"n_repetitions": 5, "warm_start": True}
-    whole = clone(model).set_params(n_repetitions=5).fit(X, y)
-    assert_same_model(old().set_params(**more).fit(X, y), whole)
-    for method in ("partial_fit", "calibrate"):
-        with pytest.raises(
-            ValueError, match=f"older version.*{method} needs. Call fit"
-        ):
-            getattr(old(), method)(X, y)
-        getattr(old().fit(X, y), method)(X, y)
 
 
 # Parts of models --------------------------------------------------------------------
