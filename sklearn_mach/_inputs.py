@@ -19,9 +19,10 @@ _NO_LABELS = object()  # in place of y, which may be None or anything else by mi
 def check_rows(estimator, X, y=_NO_LABELS, *, in_float32, reset=False):
     """Checked rows (CSR canonical with int32 indices, or C-ordered), and labels.
 
-    They are float32 or float64; float16 stays where rows are dense and are learned
-    `in_float32`, for which values that leave no room there are refused in training.
-    With `reset` the estimator takes the number and names of the features from X.
+    They are float32 or float64.  `in_float32` says that they are learned in float32:
+    dense float16 rows then stay as they are, and labelled rows whose values leave no
+    room in float32 are refused.  With `reset` the estimator takes the number and names
+    of the features from X.
     """
     has_labels = y is not _NO_LABELS
     if not has_labels and in_float32 and _is_plain(estimator, X):

@@ -156,13 +156,10 @@ class SoftmaxLearner:
         if not is_block:
             n_used = X.shape[0] if weight is None else np.count_nonzero(weight)
             n_held = _n_calibration(n_used, plan.table.shape[0], plan.n_buckets)
-        # the rows set aside stay the same when repetitions are added
-        order_seed = plan.order_seed if scorer is None else memory.order_seed
-        if continued:
-            memory = memory._replace(order_seed=order_seed)
-        else:
-            n_iter = 0 if memory is None else memory.n_iter
-            memory = Memory(n_iter, 0, order_seed, None, None, [])
+        if memory is None:
+            memory = Memory(0, 0, plan.order_seed, None, None, [])
+        elif not continued:  # with the same rows set aside
+            memory = Memory(memory.n_iter, 0, memory.order_seed, None, None, [])
         settings, memory = self._settings(
             X, y, weight, plan, memory, device, n_held, is_block
         )
