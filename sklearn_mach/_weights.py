@@ -1,6 +1,7 @@
 """The weights of the built-in learner as they are stored, and the scores they give.
 
-A storage has what `Float32` has; `STORAGES` is the table of them.
+A storage is a NamedTuple of plain fields that has what `Float32` has; `STORAGES` is the
+table of them.
 """
 
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ class Float32(NamedTuple):
         return cls(W, b)
 
     def dense(self):
-        """The weights and the intercepts as float32 arrays."""
+        """Weights and intercepts as float32 arrays, which `partial_fit` may change."""
         return tuple(self)
 
     @property
@@ -37,7 +38,7 @@ class Float32(NamedTuple):
         return self.weights.nbytes + self.intercepts.nbytes
 
     def logits(self, X):
-        """Of every row by itself, float32 of shape (n_samples, R B)."""
+        """Of every row by itself: a new float32 array of shape (n_samples, R B)."""
         return logits(X, *self)
 
     def columns(self, places):
@@ -77,18 +78,20 @@ class Linear:
         return cls(STORAGES[storage].of(W, b), n_buckets)
 
     def state(self):
-        """What is pickled: plain values by name."""
+        """What is pickled: the name of the storage and its plain fields."""
         kind = next(k for k, v in STORAGES.items() if isinstance(self.storage, v))
-        fields = self.storage._asdict()
-        return {"_storage": kind} | {f"_{name}": v for name, v in fields.items()}
+        return {"_storage": (kind, *self.storage)}
 
     @classmethod
     def from_state(cls, state, n_buckets):
         """The scorer of which `state` is taken out of a larger one, or None."""
-        if "_weights" not in state:
+        if "_weights" in state:  # of an older version
+            old = state.pop("_weights"), state.pop("_intercepts")
+            state["_storage"] = ("float32", *old)
+        if "_storage" not in state:
             return None
-        storage = STORAGES[state.pop("_storage", "float32")]
-        return cls(storage(*(state.pop(f"_{n}") for n in storage._fields)), n_buckets)
+        kind, *fields = state.pop("_storage")
+        return cls(STORAGES[kind](*fields), n_buckets)
 
     @property
     def n_bytes(self):
@@ -105,7 +108,7 @@ class Linear:
     @property
     def intercept(self):
         """Intercepts (R, B)."""
-        return self.storage.dense()[1].reshape(-1, self.n_buckets)
+        return self.storage.intercepts.reshape(-1, self.n_buckets)
 
     def on(self, device, table):
         """The scorer on the device of `fit`, or the CPU where that does not answer."""
@@ -130,6 +133,8 @@ class Linear:
 
     @classmethod
     def concatenate(cls, scorers):
-        """The repetitions of all, in this order."""
+        """The repetitions of all, in this order; float32 if storages differ."""
         storages = [scorer.storage for scorer in scorers]
+        if len(set(map(type, storages))) > 1:
+            storages = [Float32(*storage.dense()) for storage in storages]
         return cls(type(storages[0]).concatenate(storages), scorers[0].n_buckets)

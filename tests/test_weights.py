@@ -11,6 +11,7 @@ from scipy.special import log_softmax, softmax
 from sklearn_mach._weights import STORAGES, Linear
 
 R, B, D = 3, 4, 20
+ROUNDING = {"float32": 0}  # of a weight, as a share of the largest of its feature
 
 
 @pytest.fixture(params=STORAGES)
@@ -18,8 +19,13 @@ def linear(request):
     """A scorer of each storage, and the weights that it stands for."""
     rng = np.random.default_rng(0)
     W, b = rng.standard_normal((D, R * B)), rng.standard_normal(R * B)
-    scorer = Linear.of(W.astype(np.float32), b.astype(np.float32), B, request.param)
-    return scorer, *(array.astype(np.float64) for array in scorer.storage.dense())
+    given = W.astype(np.float32), b.astype(np.float32)
+    scorer = Linear.of(*(array.copy() for array in given), B, request.param)
+    weights, intercepts = scorer.storage.dense()
+    error = np.abs(weights - given[0]).max(axis=1) / np.abs(given[0]).max(axis=1)
+    assert error.max() <= ROUNDING[request.param]
+    assert_array_equal(intercepts, given[1])
+    return scorer, weights.astype(np.float64), intercepts.astype(np.float64)
 
 
 @pytest.mark.parametrize(
