@@ -65,9 +65,9 @@ def load_python_tokens(
 ):
     """Load the next-token problem of the Python standard library.
 
-    The source text is that of the running Python, so that the numbers differ a little
-    from one version to the next. All files together are about 1.6 million rows with
-    27,000 classes, and take about ten seconds.
+    The source text is that of the running Python: nothing is downloaded, and the
+    numbers differ a little from one version to the next. All files together are about
+    1.6 million rows with 27,000 classes, and take about ten seconds.
 
     Parameters
     ----------
