@@ -17,12 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from . import theory
 from ._classifier import MACHClassifier
-from ._compat import (
-    HasMethods,
-    Interval,
-    StrOptions,
-    _fit_context,
-)
+from ._compat import HasMethods, Interval, StrOptions, _fit_context
 from ._inputs import check_rows
 from ._learners import learner_of
 from ._memory import format_bytes
@@ -214,8 +209,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "name of a way to draw tables, such as hashing='balanced'."
             )
         learner = learner_of(base)
-        in_float32 = learner.in_float32
-        rows, labels = check_rows(base, X, y, in_float32=in_float32, reset=True)
+        rows, labels = check_rows(base, X, y, in_float32=learner.in_float32, reset=True)
         weight = check_weight(sample_weight, labels)
         classes = np.unique(labels)
         random_state = check_random_state(self.random_state)
@@ -282,12 +276,8 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _candidates(self, base, learner, X, n_classes):
         """B, least R and largest R, for each B with which a model fits the budget."""
         n_buckets = np.asarray(self.n_buckets)
-        if (
-            n_buckets.dtype.kind not in "iu"
-            or n_buckets.ndim > 1
-            or n_buckets.size == 0
-            or n_buckets.min() < 2
-        ):
+        is_list = n_buckets.dtype.kind in "iu" and n_buckets.ndim <= 1
+        if not is_list or n_buckets.size == 0 or n_buckets.min() < 2:
             raise ValueError(
                 "n_buckets must be an integer of at least 2 or a list of them, got "
                 f"{self.n_buckets!r}."
