@@ -10,7 +10,7 @@ from time import perf_counter
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
-from sklearn.model_selection import KFold, ShuffleSplit, check_cv
+from sklearn.model_selection import KFold, ShuffleSplit
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
@@ -250,10 +250,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _splits(self, X, y, weight, seed):
         """Pairs of rows to fit and to hold out."""
         if not isinstance(self.cv, Real):
-            splitter = check_cv(self.cv)
-            # A list comes back in a wrapper that unpacks its splits unchecked.
-            is_list = splitter is not self.cv
-            splits = self.cv if is_list else splitter.split(X, y)
+            splits = self.cv.split(X, y) if hasattr(self.cv, "split") else self.cv
             splits = _check_splits(splits, X.shape[0])
             if weight is not None and not all(weight[test].any() for _, test in splits):
                 raise ValueError(

@@ -52,10 +52,9 @@ def mach_min_repetitions(n_classes, n_buckets, delta=1e-3):
 
     Parameters
     ----------
-    n_classes : int or array-like of int
-        The number of classes K, at least 1.
-    n_buckets : int or array-like of int
-        The number of buckets B of a repetition, at least 2.
+    n_classes, n_buckets : int or array-like of int
+        The numbers of classes K, at least 1, and of buckets B of a repetition, at
+        least 2.
     delta : float or array-like of float, default=1e-3
         The accepted probability that some pair shares all buckets, between 0 and 1.
 
@@ -175,10 +174,9 @@ def estimate_variance(proba, n_buckets, n_repetitions):
     ----------
     proba : array-like of shape (..., n_classes)
         Probabilities of the classes; each row sums to one.
-    n_buckets : int or array-like of int
-        The number of buckets B of a repetition, at least 2.
-    n_repetitions : int or array-like of int
-        The number of repetitions R, at least 1.
+    n_buckets, n_repetitions : int or array-like of int
+        The numbers of buckets B of a repetition, at least 2, and of repetitions R, at
+        least 1.
 
     Returns
     -------
@@ -354,31 +352,24 @@ class Plan:
     """R and B, what they cost and what to expect of them; made by :func:`plan`.
 
     Printed, it is a table.
-
-    Attributes
-    ----------
-    n_classes, n_features : int
-        K and d.
-    n_nonzeros : float
-        Non-zeros of a row.
-    n_repetitions, n_buckets : int
-        R and B, for :class:`~sklearn_mach.MACHClassifier`.
-    cost : ModelCost
-        Bytes and multiply-adds, beside those of one-vs-rest.
-    delta : float
-        The accepted probability that some pair of classes shares all buckets.
-    rule : str
-        What "auto" went by.
     """
 
     n_classes: int
+    """K."""
     n_features: int
+    """d."""
     n_nonzeros: float
+    """Non-zeros of a row."""
     n_repetitions: int
+    """R, for :class:`~sklearn_mach.MACHClassifier`."""
     n_buckets: int
+    """B, for :class:`~sklearn_mach.MACHClassifier`."""
     cost: ModelCost
+    """Bytes and multiply-adds, beside those of one-vs-rest."""
     delta: float
-    rule: str = ""
+    """The accepted probability that some pair of classes shares all buckets."""
+    rule: str
+    """What "auto" went by."""
 
     @property
     def params(self):
