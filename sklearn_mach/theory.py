@@ -352,24 +352,31 @@ class Plan:
     """R and B, what they cost and what to expect of them; made by :func:`plan`.
 
     Printed, it is a table.
+
+    Attributes
+    ----------
+    n_classes, n_features : int
+        K and d.
+    n_nonzeros : float
+        Non-zeros of a row.
+    n_repetitions, n_buckets : int
+        R and B, for :class:`~sklearn_mach.MACHClassifier`.
+    cost : ModelCost
+        Bytes and multiply-adds, beside those of one-vs-rest.
+    delta : float
+        The accepted probability that some pair of classes shares all buckets.
+    rule : str
+        What "auto" went by.
     """
 
     n_classes: int
-    """K."""
     n_features: int
-    """d."""
     n_nonzeros: float
-    """Non-zeros of a row."""
     n_repetitions: int
-    """R, for :class:`~sklearn_mach.MACHClassifier`."""
     n_buckets: int
-    """B, for :class:`~sklearn_mach.MACHClassifier`."""
     cost: ModelCost
-    """Bytes and multiply-adds, beside those of one-vs-rest."""
     delta: float
-    """The accepted probability that some pair of classes shares all buckets."""
     rule: str
-    """What "auto" went by."""
 
     @property
     def params(self):
