@@ -105,10 +105,8 @@ def collision_chance(table, n_buckets, hashing):
         # this table is not put in its place: the estimate is unbiased over the draws
         # of the functions with 1/B, as in the paper.
         return 1 / n_buckets
-    n_pairs = 0
-    for column in table.T:
-        sizes = np.bincount(column)
-        n_pairs += int(sizes @ (sizes - 1))
+    sizes = (np.bincount(column) for column in table.T)
+    n_pairs = sum(int(n @ (n - 1)) for n in sizes)
     return n_pairs / (n_repetitions * n_classes * max(n_classes - 1, 1))
 
 

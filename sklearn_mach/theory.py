@@ -537,8 +537,6 @@ def plan(
     >>> from sklearn_mach import MACHClassifier
     >>> from sklearn_mach.theory import plan
     >>> sizes = plan(105_033, 422_713, max_bytes=1e9, n_nonzeros=50)
-    >>> sizes.n_repetitions, sizes.n_buckets
-    (9, 64)
     >>> sizes
     MACH for 105,033 classes and 422,713 features, 50 of them non-zero in a row
                                                       MACH  one-vs-rest
