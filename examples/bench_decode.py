@@ -26,7 +26,10 @@ import scipy.sparse as sp
 
 from sklearn_mach import MACHClassifier
 from sklearn_mach._decoding import decode_scores, decode_topk, prepare, rank_of
+from sklearn_mach._fitting import Fit
+from sklearn_mach._model import Model
 from sklearn_mach._stages import decode_stages
+from sklearn_mach._weights import Linear
 from sklearn_mach.datasets import make_many_classes
 
 K, R, B = 105_033, 25, 32
@@ -92,21 +95,17 @@ def report(what, figure, bar=""):
 def random_model(X, n_classes, n_repetitions, n_buckets):
     """A classifier of this shape with random weights, which no time depends on."""
     rng = np.random.default_rng(0)
-    model = MACHClassifier(
-        n_repetitions=n_repetitions, n_buckets=n_buckets, n_jobs=2, random_state=0
-    )
-    shape = X.shape[1], n_repetitions * n_buckets
-    model._weights = np.empty(shape, dtype=np.float32)
-    for column in model._weights:
-        rng.standard_normal(out=column, dtype=np.float32)
-    model._intercepts = np.zeros(shape[1], dtype=np.float32)
-    model.classes_ = np.arange(n_classes)
-    table = rng.integers(0, n_buckets, (n_classes, n_repetitions))
-    model.bucket_table_ = table.astype(np.uint8)
-    model.n_features_in_, model.n_buckets_ = X.shape[1], n_buckets
-    model.n_repetitions_, model.device_ = n_repetitions, "cpu"
-    model._prepared, model._placed = prepare(model.bucket_table_, n_buckets), {}
-    return model
+    W = np.empty((X.shape[1], n_repetitions * n_buckets), dtype=np.float32)
+    for row in W:
+        rng.standard_normal(out=row, dtype=np.float32)
+    table = rng.integers(0, n_buckets, (n_classes, n_repetitions)).astype(np.uint8)
+    scorer = Linear.of(W, np.zeros(W.shape[1], dtype=np.float32), n_buckets)
+    classifier = MACHClassifier(n_jobs=2)
+    model = Model(table, n_buckets, scorer, 1 / n_buckets)
+    classifier._fitted = Fit(model, None, None, 0)
+    classifier.classes_, classifier.n_features_in_ = np.arange(n_classes), X.shape[1]
+    classifier.device_ = "cpu"
+    return classifier
 
 
 def predict_odp():
@@ -230,18 +229,17 @@ for name, state in (("", None), (" prepared", prepared)):
 
 X, _ = make_many_classes(1000, 5000, 1000, n_nonzeros=50, random_state=0)[:2]
 X = X.astype(np.float32)
-model = random_model(X, K, R, B)
 for kind, data in (("sparse", X), ("dense", X[:, :500].toarray())):
-    if kind == "dense":
-        model._weights, model.n_features_in_ = model._weights[:500].copy(), 500
+    model = random_model(data, K, R, B)
+    inner, how = model._fitted.model, {"decoder": model.decoder, "device": "cpu"}
     rows = [data[j : j + 1] for j in range(n_calls)]
     model.predict(rows[0])
     calls = []
     for row in rows:
         start = time.perf_counter()
-        logits = model._bucket_scores(row)
+        logits = inner.bucket_scores(row, **how)
         middle_time = time.perf_counter()
-        decode_topk(logits, table, 1, prepared=model._prepared)
+        decode_topk(logits, inner.table, 1, prepared=inner._prepared)
         decoded = time.perf_counter()
         model.predict(row)
         whole = time.perf_counter() - decoded

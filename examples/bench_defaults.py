@@ -26,6 +26,7 @@ from sklearn.preprocessing import normalize
 from sklearn_mach import MACHClassifier, _steps, _training
 from sklearn_mach._decoding import decode_topk
 from sklearn_mach._rows import Targets
+from sklearn_mach._weights import Linear
 from sklearn_mach.datasets import load_python_tokens
 
 N_VALIDATION = 10_000
@@ -55,7 +56,8 @@ def accuracy(best, y):
 
 def merged(model, X, beta=0.0, log_prior=None):
     """Classes (n, 20) by the mean log P plus beta times the log prior."""
-    scores = model._bucket_scores(X)
+    how = {"decoder": model.decoder, "device": model.device_}
+    scores = model._fitted.model.bucket_scores(X, **how)
     offset = None if log_prior is None else np.float32(beta * log_prior)
     best = decode_topk(scores, model.bucket_table_, max(PLACES), offset=offset)[0]
     return model.classes_[best]
@@ -66,10 +68,11 @@ def averaged(model, X, y):
     options = model.get_params(deep=False)
     codes = np.searchsorted(model.classes_, y).astype(np.int32)
     settings, _ = _steps.make_settings(X, codes, None, options, 0)
-    W, b = np.zeros_like(model._weights), np.zeros_like(model._intercepts)
+    fitted = model._fitted
+    W, b = (np.zeros_like(array) for array in fitted.model.scorer.storage)
     mean_W, mean_b, n_epochs = np.zeros_like(W), np.zeros_like(b), len(settings.decay)
     for epoch in range(n_epochs):
-        now = settings.scaled(model._factor / 2)._replace(
+        now = settings.scaled(fitted.memory.factor / 2)._replace(
             decay=[(1, 1)], seed=epoch, past=epoch * settings.slow
         )
         given = X, Targets.of(codes), model.bucket_table_
@@ -77,7 +80,8 @@ def averaged(model, X, y):
         if epoch > 0:
             mean_W += W / (n_epochs - 1)
             mean_b += b / (n_epochs - 1)
-    model._weights, model._intercepts = mean_W, mean_b
+    scorer = Linear.of(mean_W, mean_b, model.n_buckets_)
+    model._fitted = fitted._replace(model=fitted.model.replace(scorer=scorer))
     return model
 
 
@@ -107,7 +111,7 @@ def study(name, X, y, n_rows, n_columns, seed):
     fitted(max_iter=1)  # compile
     model, seconds = fitted()
     base = accuracy(model.predict_topk(X[held], max(PLACES)), y_held)
-    factor = model._factor
+    factor = model._fitted.memory.factor
     line(f"defaults, R={R}, B={B} (percent)", base, seconds)
     print(f"{'':34} difference to these, in points")
 

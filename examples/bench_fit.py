@@ -150,7 +150,7 @@ def odp():
     before = _peak()
     trainings, train = [], _training.train
 
-    def timed(*args):  # a block of repetitions; the first is the trial
+    def timed(*args):  # a block of repetitions
         start = time.perf_counter()
         result = train(*args)
         trainings.append(time.perf_counter() - start)

@@ -52,7 +52,7 @@ def show(name, model, data, started):
     names = "top-1", "top-5", "macro", "rare"
     values = zip(names, accuracies(model, X_test, y_test, y), strict=True)
     print(
-        f"{name:20} factor {model._factor or np.nan:5.2f}",
+        f"{name:20} factor {model._fitted.memory.factor or np.nan:5.2f}",
         f"adjustment {model.logit_adjustment_:5.3f}",
         *(f"{what} {value:.4f}" for what, value in values),
         f"{seconds:.0f} s",

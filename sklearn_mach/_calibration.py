@@ -79,18 +79,10 @@ def _shape(best, scalars):
 
 @np.errstate(under="ignore")  # a probability of zero is no error
 def fit_scalars(summaries, start):
-    """The scalars a, b and log c that minimise the log loss, by damped scoring steps.
+    """The scalars (3,) that minimise the log loss, by damped scoring steps.
 
-    Parameters
-    ----------
-    summaries : iterable
-        What `summarize` gives for some rows each.
-    start : float
-        Temperature to start from.
-
-    Returns
-    -------
-    scalars : float array of shape (3,)
+    summaries : iterable of what `summarize` gives for some rows each
+    start : float, temperature to start from
     """
     rows = [np.concatenate(parts) for parts in zip(*summaries, strict=True)]
     batches = list(gen_batches(rows[0].shape[0], _ROWS))
@@ -127,15 +119,9 @@ def fit_adjustment(scores, log_prior, own, weight):
     more from rare classes lost accuracy where rows set aside had asked for it.  Menon
     et al. (2021), "Long-tail learning via logit adjustment", adjust after training.
 
-    Parameters
-    ----------
     scores, log_prior : float arrays of shape (n_samples, k), of the k best classes
     own : bool array of shape (n_samples, k), whether it is the true class
     weight : float array of shape (n_samples,)
-
-    Returns
-    -------
-    tau : float
     """
     found = own.any(axis=1) & (weight > 0)
     features = np.stack([scores[found], -log_prior[found]], axis=2).astype(np.float64)

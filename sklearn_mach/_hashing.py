@@ -3,8 +3,8 @@
 A table has shape (K, R) and the smallest unsigned dtype that holds B - 1; entry
 ``[k, r]`` is the bucket h_r(k).  Column r depends on the seeds 0..r (and the sketches
 of the classes, where similar ones go together) but not on R, so that repetitions can be
-added to a table.  `FAMILIES` are the ways to draw a column; see Carter
-and Wegman (1979) for the universal one.
+added to a table.  `FAMILIES` are the ways to draw a column; see Carter and Wegman
+(1979) for the universal one.
 """
 
 from collections.abc import Callable
@@ -34,40 +34,17 @@ def min_repetitions(n_classes, n_buckets):
 
 
 def draw_table(
-    n_classes,
-    n_buckets,
-    seeds,
-    hashing="balanced",
-    start=None,
-    sketch=None,
-    n_jobs=None,
+    n_classes, n_buckets, seeds, hashing="balanced", start=None, sketch=None, n_jobs=1
 ):
     """Draw a table of buckets in which no two classes have equal rows.
 
-    Parameters
-    ----------
-    n_classes, n_buckets : int
-        K and B, with B ** len(seeds) >= K.
-    seeds : sequence of int of length R
-        One seed for each repetition.
-    hashing : str, a name in `FAMILIES`
-        "balanced": a random permutation of the classes modulo B, within the groups of
-        classes that earlier repetitions could not separate, so that
-        ceil(log_B K) repetitions always separate all.  "universal":
-        ((a k + b) mod p) mod B with p = 2**61 - 1, drawn again while classes that
-        could be separated are not.  "clustered": as balanced, but once all classes
-        are separated, every fourth repetition puts similar classes into one bucket.
-    start : ndarray of shape (K, R0), default=None
-        The first columns, drawn before.
-    sketch : callable, default=None
-        For "clustered": from a seed to an array (K, m) whose rows are near each other
-        where classes are similar, such as `sketch_classes`.
-    n_jobs : int, default=None
-        Threads that cluster similar classes; they change no bucket.
-
-    Returns
-    -------
-    table : ndarray of shape (K, R) and the smallest unsigned dtype
+    n_classes, n_buckets : K and B, with B ** len(seeds) >= K
+    seeds : one for each repetition
+    hashing : a name in `FAMILIES`
+    start : array of shape (K, R0), the first columns, drawn before; or None
+    sketch : from a seed to an array (K, m) whose rows are near each other where classes
+        are similar, such as `sketch_classes`; for families that cluster
+    n_jobs : threads that cluster similar classes; they change no bucket
     """
     dtype = np.min_scalar_type(n_buckets - 1)
     table = np.empty((n_classes, len(seeds)), dtype)
@@ -128,10 +105,8 @@ def collision_chance(table, n_buckets, hashing):
         # this table is not put in its place: the estimate is unbiased over the draws
         # of the functions with 1/B, as in the paper.
         return 1 / n_buckets
-    n_pairs = 0
-    for column in table.T:
-        sizes = np.bincount(column)
-        n_pairs += int(sizes @ (sizes - 1))
+    sizes = (np.bincount(column) for column in table.T)
+    n_pairs = sum(int(n @ (n - 1)) for n in sizes)
     return n_pairs / (n_repetitions * n_classes * max(n_classes - 1, 1))
 
 
@@ -142,7 +117,11 @@ def split_groups(group, column, n_buckets):
 
 
 def _balanced(n_buckets, group, n_groups, r, rng):
-    """Buckets (K,) whose sizes differ by at most one, overall and in each group."""
+    """A random permutation of the classes modulo B, (K,), within each group.
+
+    Sizes of buckets differ by at most one, overall and in each group, so that
+    ceil(log_B K) repetitions always separate all classes.
+    """
     order = rng.permutation(group.size)
     if n_groups < group.size:  # neighbours in a shuffled order of the groups
         rank = rng.permutation(n_groups)[group]
@@ -204,7 +183,7 @@ def _add_sketches(data, indices, indptr, y, weight, place, sign, sketch):
             row[place[j]] += weight[i] * sign[j] * np.float32(data[p])
 
 
-def _clustered(sketch, n_buckets, rng, n_jobs=None):
+def _clustered(sketch, n_buckets, rng, n_jobs):
     """Buckets (K,) of similar classes, with sizes that differ by at most one.
 
     Balanced spherical 2-means from the top down, as Parabel's label trees (Prabhu et
@@ -275,12 +254,11 @@ def _universal(n_buckets, group, n_groups, r, rng):
     # Colliding pairs that a random column is expected to leave.  Where they are
     # many no draw separates all, and later repetitions will.
     expected = n_classes * (n_classes - 1) / 2 / float(n_buckets) ** (r + 1)
-    draws = _N_REDRAWS if n_groups < n_classes and expected < 5 else 1
-    best, best_groups = None, -1
-    for _ in range(draws):
+    if n_groups == n_classes or expected >= 5:
+        return random_column(n_classes, n_buckets, rng)
+    best_groups = 0
+    for _ in range(_N_REDRAWS):
         column = random_column(n_classes, n_buckets, rng)
-        if draws == 1:
-            return column
         found = split_groups(group, column, n_buckets)[1]
         if found > best_groups:
             best, best_groups = column, found

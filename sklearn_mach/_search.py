@@ -10,19 +10,14 @@ from time import perf_counter
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin, clone
-from sklearn.model_selection import KFold, ShuffleSplit, check_cv
+from sklearn.model_selection import KFold, ShuffleSplit
 from sklearn.utils import check_random_state, get_tags
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from . import theory
 from ._classifier import MACHClassifier
-from ._compat import (
-    HasMethods,
-    Interval,
-    StrOptions,
-    _fit_context,
-)
+from ._compat import HasMethods, Interval, StrOptions, _fit_context
 from ._inputs import check_rows
 from ._learners import learner_of
 from ._memory import format_bytes
@@ -214,8 +209,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "name of a way to draw tables, such as hashing='balanced'."
             )
         learner = learner_of(base)
-        in_float32 = learner.in_float32
-        rows, labels = check_rows(base, X, y, in_float32=in_float32, reset=True)
+        rows, labels = check_rows(base, X, y, in_float32=learner.in_float32, reset=True)
         weight = check_weight(sample_weight, labels)
         classes = np.unique(labels)
         random_state = check_random_state(self.random_state)
@@ -256,10 +250,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _splits(self, X, y, weight, seed):
         """Pairs of rows to fit and to hold out."""
         if not isinstance(self.cv, Real):
-            splitter = check_cv(self.cv)
-            # A list comes back in a wrapper that unpacks its splits unchecked.
-            is_list = splitter is not self.cv
-            splits = self.cv if is_list else splitter.split(X, y)
+            splits = self.cv.split(X, y) if hasattr(self.cv, "split") else self.cv
             splits = _check_splits(splits, X.shape[0])
             if weight is not None and not all(weight[test].any() for _, test in splits):
                 raise ValueError(
@@ -282,12 +273,8 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
     def _candidates(self, base, learner, X, n_classes):
         """B, least R and largest R, for each B with which a model fits the budget."""
         n_buckets = np.asarray(self.n_buckets)
-        if (
-            n_buckets.dtype.kind not in "iu"
-            or n_buckets.ndim > 1
-            or n_buckets.size == 0
-            or n_buckets.min() < 2
-        ):
+        is_list = n_buckets.dtype.kind in "iu" and n_buckets.ndim <= 1
+        if not is_list or n_buckets.size == 0 or n_buckets.min() < 2:
             raise ValueError(
                 "n_buckets must be an integer of at least 2 or a list of them, got "
                 f"{self.n_buckets!r}."

@@ -2,51 +2,24 @@
 
 :func:`load_python_tokens` turns the modules of the running Python's standard
 library into a next-token problem. :func:`make_many_classes` draws a long-tailed
-problem of any size, sparse or dense. Sparse ``X`` is CSR of shape
-(n_samples, n_features): float32 values, int32 indices (int64 with 2**31 non-zeros
-or more), sorted, no duplicates. Dense ``X`` is a C-ordered array of float32.
+problem of any size, sparse or dense. The indices of sparse rows are sorted, without
+duplicates.
 """
 
-import os
 import sysconfig
-import token
-import tokenize
 from collections import Counter
 from numbers import Integral, Real
 
 import numpy as np
 from scipy.sparse import csr_array, csr_matrix
 from sklearn import get_config
-from sklearn.utils import Bunch, check_random_state, check_scalar
+from sklearn.utils import Bunch, check_random_state, check_scalar, gen_batches
+
+from ._tokens import read_library
 
 __all__ = ["load_python_tokens", "make_many_classes"]
 
-# Folders that hold no library code of their own.
-_SKIPPED_FOLDERS = {
-    "test",
-    "tests",
-    "idle_test",
-    "turtledemo",
-    "site-packages",
-    "dist-packages",
-    "__pycache__",
-}
-
-# Token types that become one token each, whatever their text. Angle brackets keep
-# the names apart from every real token.
-_ONE_NAME = {
-    token.STRING: "<STRING>",
-    token.COMMENT: "<COMMENT>",
-    token.NEWLINE: "<NEWLINE>",
-    token.NL: "<NEWLINE>",
-    token.INDENT: "<INDENT>",
-    token.DEDENT: "<DEDENT>",
-}
-_LEFT_OUT = {token.ENCODING, token.ENDMARKER}
-
-# From Python 3.12 on an f-string is several tokens, from its start to its end.
-_STRING_STARTS = {"FSTRING_START", "TSTRING_START"}
-_STRING_ENDS = {"FSTRING_END", "TSTRING_END"}
+_ROWS = 50_000  # made at a time, which keeps the temporaries small
 
 _DESCR = """\
 Next token of the Python standard library
@@ -92,9 +65,9 @@ def load_python_tokens(
 ):
     """Load the next-token problem of the Python standard library.
 
-    The source text is that of the running Python. Nothing is downloaded, and the
-    numbers differ a little from one version of Python to the next. All files
-    together are about 1.6 million rows with 27,000 classes.
+    The source text is that of the running Python: nothing is downloaded, and the
+    numbers differ a little from one version to the next. All files together are about
+    1.6 million rows with 27,000 classes, and take about ten seconds.
 
     Parameters
     ----------
@@ -104,20 +77,19 @@ def load_python_tokens(
     n_distances : int, default=4
         Number of previous tokens that are one-hot encoded by distance, 1 to 100.
     window : int, default=20
-        Number of previous tokens that are encoded as a set, 0 to 500.
-        With 0 there is no set.
+        Number of previous tokens that are encoded as a set, 0 (no set) to 500.
     min_count : int, default=2
-        A token seen fewer times than this in the training files has no columns
-        of its own. It shares those of ``<UNKNOWN>``. It is still a class.
+        A token seen fewer times than this in the training files shares the columns
+        of ``<UNKNOWN>``. It is still a class.
     test_size : float, default=0.1
-        Share of the files that are test files, between 0 and 1, both excluded.
-        Each part has at least one file.
+        Share of the files that are test files, above 0 and below 1. Each part has at
+        least one file.
     random_state : int, RandomState instance or None, default=0
         Draws the files and the split. With an integer the result depends only on
         the texts of the files and on their paths within the library.
     return_X_y : bool, default=False
-        If True, return ``(data, target)`` in place of the Bunch. The training
-        rows come first. Only the Bunch says how many they are.
+        If True, return ``(data, target)`` in place of the Bunch, which alone says how
+        many training rows there are.
 
     Returns
     -------
@@ -126,15 +98,14 @@ def load_python_tokens(
         of both parts, n_tokens the tokens that have columns of their own.
 
         data : sparse matrix of shape (n_samples, n_features), float32
-            CSR of ones. There are ``(n_distances + 1) * (n_tokens + 2)`` columns,
-            or ``n_distances * (n_tokens + 2)`` with ``window=0``. It is a sparse
-            array if scikit-learn is so configured (``sparse_interface``).
+            CSR of ones, training rows first; a sparse array if scikit-learn is so
+            configured (``sparse_interface``). There are ``(n_distances + 1) *
+            (n_tokens + 2)`` columns, or ``n_distances * (n_tokens + 2)`` with
+            ``window=0``.
         target : ndarray of shape (n_samples,), int64
             Class of each row, an index into ``target_names``.
-        data_train, data_test : sparse matrices
-            First and last rows of ``data``. They share its memory.
-        target_train, target_test : ndarrays of int64
-            The same parts of ``target``. They share its memory.
+        data_train, data_test, target_train, target_test
+            First and last rows of ``data`` and ``target``. They share their memory.
         target_names : ndarray of shape (n_classes,), object
             Token of each class: those of the training files, most frequent
             first, then those that are in test files only.
@@ -145,8 +116,7 @@ def load_python_tokens(
         groups : ndarray of shape (n_samples,), int32
             File of each row, an index into ``filenames``.
         DESCR : str
-            Description, with the share of test rows whose label is in no
-            training file.
+            With the share of test rows whose label is in no training file.
 
     (data, target) : tuple, if ``return_X_y`` is True
         As above.
@@ -161,8 +131,7 @@ def load_python_tokens(
 
     Notes
     -----
-    All files take about ten seconds. Files that do not tokenize, or hold no
-    token, are left out.
+    Files that do not tokenize, or hold no token, are left out.
 
     Examples
     --------
@@ -186,7 +155,7 @@ def load_python_tokens(
         raise ValueError(f"test_size == {test_size}, must be > 0 and < 1.")
     random_state = check_random_state(random_state)
 
-    files = _read_library(n_files, random_state)
+    files = read_library(n_files, random_state)
     n_test_files = min(max(1, round(test_size * len(files))), len(files) - 1)
     n_train_files = len(files) - n_test_files
     paths = random_state.permutation(sorted(files)).tolist()
@@ -253,52 +222,6 @@ def load_python_tokens(
     )
 
 
-def _read_library(n_files, random_state):
-    """Tokens of `n_files` modules of the standard library: {relative path: list}."""
-    root = sysconfig.get_paths()["stdlib"]
-    paths = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in _SKIPPED_FOLDERS]
-        where = os.path.relpath(folder, root).replace(os.sep, "/")
-        paths += [f"{where}/{n}".removeprefix("./") for n in names if n.endswith(".py")]
-    files = {}
-    for path in random_state.permutation(sorted(paths)).tolist():
-        if n_files is not None and len(files) == n_files:
-            break
-        tokens = _read_tokens(os.path.join(root, path))
-        if tokens:
-            files[path] = tokens
-    if len(files) < 2:
-        raise FileNotFoundError(
-            f"The source text of the standard library is not in {root!r}. This Python "
-            "may keep its library as a zip file or as compiled modules only. Use an "
-            "installation of Python that has the library as .py files."
-        )
-    return files
-
-
-def _read_tokens(path):
-    """Tokens of one file, a list of str. Empty if the file does not tokenize."""
-    tokens, depth = [], 0
-    try:
-        with open(path, "rb") as file:
-            for kind, text, *_ in tokenize.tokenize(file.readline):
-                name = token.tok_name[kind]
-                if name in _STRING_STARTS:
-                    depth += 1
-                    if depth == 1:
-                        tokens.append("<STRING>")
-                elif name in _STRING_ENDS:
-                    depth -= 1
-                elif kind == token.ERRORTOKEN:
-                    return []
-                elif depth == 0 and kind not in _LEFT_OUT:
-                    tokens.append(_ONE_NAME.get(kind, text))
-    except (SyntaxError, UnicodeDecodeError, tokenize.TokenError):
-        return []
-    return tokens
-
-
 def _context_matrix(past, places, n_distances, window, n_columns):
     """One-hot tokens by distance beside the set of the last `window` tokens, CSR.
 
@@ -309,8 +232,8 @@ def _context_matrix(past, places, n_distances, window, n_columns):
     steps = np.arange(1, max(n_distances, window) + 1)
     shift = np.arange(n_distances, dtype=np.int32) * n_columns
     indices, lengths = [], []
-    for first in range(0, places.size, 50_000):  # keeps the temporaries small
-        back = past[places[first : first + 50_000, None] - steps]  # (n_block, reach)
+    for rows in gen_batches(places.size, _ROWS):
+        back = past[places[rows, None] - steps]  # (n_rows, reach)
         recent = np.sort(back[:, :window], axis=1)
         new = np.ones(recent.shape, dtype=bool)
         new[:, 1:] = recent[:, 1:] != recent[:, :-1]
@@ -393,31 +316,31 @@ def make_many_classes(
     n_classes : int, default=1_000
         Number of classes. Each has a row if ``n_samples >= n_classes``.
     n_nonzeros : int, default=50
-        Number of non-zeros in each row. Only the sparse kind uses it.
+        Number of non-zeros in each row, of the sparse kind.
     feature_exponent, class_exponent : float, default=1.0
         Exponents of the power laws, 0 or more. 0 is the uniform distribution.
-        Only the sparse kind uses ``feature_exponent``.
+        ``feature_exponent`` is of the sparse kind.
     signal : float, default=0.3
-        Probability that a non-zero is the mark of its class, 0 to 1. With 0
-        nothing can be learned but the class sizes. Only the sparse kind uses it.
+        Probability that a non-zero of the sparse kind is the mark of its class, 0 to 1.
+        With 0 nothing can be learned but the class sizes.
     dense : bool, default=False
-        If True, make the dense kind.
+        Whether to make the dense kind.
     noise : float, default=1.5
-        About the length of the noise, where a centre has length one, 0 or more.
-        The cosine of a row and its centre is about ``1 / sqrt(1 + noise**2)``.
-        Only the dense kind uses it.
+        About the length of the noise of the dense kind, where a centre has length one,
+        0 or more. The cosine of a row and its centre is about
+        ``1 / sqrt(1 + noise**2)``.
     return_centers : bool, default=False
-        If True, return the centres too. Only with ``dense=True``.
+        Whether to return the centres too, which only the dense kind has.
     random_state : int, RandomState instance or None, default=None
         Draws everything.
 
     Returns
     -------
     X : sparse matrix or ndarray of shape (n_samples, n_features), float32
-        Rows of unit length. The sparse kind is CSR, and all values are
-        ``n_nonzeros ** -0.5``. It is a sparse array if scikit-learn is so
-        configured (``sparse_interface``). The indices are int32, or int64 with
-        2**31 non-zeros or columns or more. The dense kind is a C-ordered array.
+        Rows of unit length. The sparse kind is CSR, a sparse array if scikit-learn is
+        so configured (``sparse_interface``), and all values are ``n_nonzeros ** -0.5``.
+        The indices are int32, or int64 with 2**31 non-zeros or columns or more. The
+        dense kind is a C-ordered array.
     y : ndarray of shape (n_samples,), int64
         Classes 0 to ``n_classes - 1``, the most frequent first.
     centers : ndarray of shape (n_classes, n_features), float32
@@ -432,9 +355,8 @@ def make_many_classes(
     Notes
     -----
     Dense classes of equal size are told apart best by the nearest centre, the class
-    of largest ``X @ centers.T``. No classifier has a higher expected accuracy. With
-    classes of unequal size, Bayes' rule weighs the centres by the class sizes. It
-    takes the class of largest
+    of largest ``X @ centers.T``. No classifier has a higher expected accuracy. Of
+    classes of unequal size, Bayes' rule takes that of largest
     ``n_features * sqrt(1 + noise**2) / noise**2 * X @ centers.T + log(share)``,
     where share is the share of the rows that the class has. This is exact in the
     limit of many columns, and close to the best with few.
@@ -458,15 +380,9 @@ def make_many_classes(
 
     Dense rows, and the accuracy that no classifier can be expected to exceed:
 
+    >>> params = {"class_exponent": 0, "noise": 3, "random_state": 0}
     >>> X, y, centers = make_many_classes(
-    ...     2_000,
-    ...     64,
-    ...     100,
-    ...     class_exponent=0,
-    ...     dense=True,
-    ...     noise=3,
-    ...     return_centers=True,
-    ...     random_state=0,
+    ...     2_000, 64, 100, dense=True, return_centers=True, **params
     ... )
     >>> X.shape, X.dtype, centers.shape
     ((2000, 64), dtype('float32'), (100, 64))
@@ -488,44 +404,38 @@ def make_many_classes(
     _check_number(noise, "noise", Real, min_val=0)
     if return_centers and not dense:
         raise ValueError(
-            "return_centers=True needs dense=True: the classes of the sparse kind have "
-            "no centres."
+            "return_centers=True needs dense=True: the sparse kind has no centres."
         )
     random_state = check_random_state(random_state)
 
-    if n_samples >= n_classes:
-        draws = random_state.random_sample(n_samples - n_classes)
-        tail = _power_law(draws, 0, n_classes, class_exponent)
-        y = np.concatenate([np.arange(n_classes), tail])
-    else:
-        draws = random_state.random_sample(n_samples)
-        y = _power_law(draws, 0, n_classes, class_exponent)
+    one_each = np.arange(n_classes if n_samples >= n_classes else 0)
+    draws = random_state.random_sample(n_samples - one_each.size)
+    tail = _power_law(draws, 0, n_classes, class_exponent)
+    y = np.concatenate([one_each, tail])
     random_state.shuffle(y)
 
     if dense:
-        shape = int(n_classes), int(n_features)
-        X, centers = _gaussian_clusters(y, *shape, float(noise), random_state)
+        sizes = int(n_classes), int(n_features), float(noise)
+        X, centers = _gaussian_clusters(y, *sizes, random_state)
         return (X, y, centers) if return_centers else (X, y)
 
     # Ends of the runs: strictly increasing, the last one n_features.
     quantiles = np.arange(1, n_nonzeros) / n_nonzeros
     ends = _power_law(quantiles, 0, n_features, feature_exponent)
-    one_each = np.arange(n_nonzeros + 1)
-    ends = np.concatenate([[0], ends, [n_features]]) - one_each
-    ends = np.maximum.accumulate(ends)
-    ends = np.minimum(ends, n_features - n_nonzeros) + one_each
+    least = np.arange(n_nonzeros + 1)
+    ends = np.maximum.accumulate(np.concatenate([[0], ends, [n_features]]) - least)
+    ends = np.minimum(ends, n_features - n_nonzeros) + least
     low, high = ends[:-1], ends[1:]
     indptr = _equal_rows(int(n_samples), int(n_nonzeros), int(n_features))
-    shape = n_classes, n_nonzeros
-    marks = random_state.randint(low, high, shape, dtype=indptr.dtype)
+    kind = indptr.dtype
+    marks = random_state.randint(low, high, (n_classes, n_nonzeros), dtype=kind)
 
-    indices = np.empty((n_samples, n_nonzeros), dtype=indptr.dtype)
-    for first in range(0, n_samples, 50_000):  # keeps the temporaries small
-        block = indices[first : first + 50_000]
-        draws = random_state.random_sample(block.shape)
-        block[:] = _power_law(draws, low, high, feature_exponent)
-        marked = random_state.random_sample(block.shape) < signal
-        np.copyto(block, marks[y[first : first + 50_000]], where=marked)
+    indices = np.empty((n_samples, n_nonzeros), dtype=kind)
+    for rows in gen_batches(y.size, _ROWS):
+        draws = random_state.random_sample(indices[rows].shape)
+        indices[rows] = _power_law(draws, low, high, feature_exponent)
+        marked = random_state.random_sample(draws.shape) < signal
+        np.copyto(indices[rows], marks[y[rows]], where=marked)
     values = np.full(indices.size, n_nonzeros**-0.5, dtype=np.float32)
     return _csr(values, indices.ravel(), indptr, n_features), y
 
@@ -541,9 +451,7 @@ def _gaussian_clusters(y, n_classes, n_features, noise, random_state):
     # the row as it is, so that no noise is too large for a float.
     pull, push = 1 / (1 + noise), noise / (1 + noise) / np.sqrt(n_features)
     for out, classes in ((centers, None), (X, y)):
-        n_block = max(1, 1_000_000 // n_features)  # keeps the temporaries small
-        for first in range(0, len(out), n_block):
-            rows = slice(first, first + n_block)
+        for rows in gen_batches(len(out), max(1, 1_000_000 // n_features)):
             block = random_state.standard_normal(out[rows].shape)
             if classes is not None:
                 block *= push

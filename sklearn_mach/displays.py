@@ -81,8 +81,7 @@ class MemoryCurveDisplay(_Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
+    ax_, figure_ : matplotlib Axes and Figure
     lines_ : list of matplotlib Line2D
         One for each line; a model whose size is fixed is a single marker.
     best_ : matplotlib Line2D or None
@@ -118,10 +117,8 @@ class MemoryCurveDisplay(_Display):
         Parameters
         ----------
         search : fitted MACHClassifierCV
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        **line_kw : dict
-            Passed to `Axes.plot`.
+        ax, **line_kw
+            As in `plot`.
 
         Returns
         -------
@@ -137,16 +134,15 @@ class MemoryCurveDisplay(_Display):
         results = search.cv_results_
         n_buckets = np.unique(results["n_buckets"])
         rows = [results["n_buckets"] == B for B in n_buckets]
-        chosen = np.all(
-            [results[name] == value for name, value in search.best_params_.items()],
-            axis=0,
-        )
+        is_best = [results[name] == v for name, v in search.best_params_.items()]
+        best_bytes = results["n_bytes"][np.all(is_best, axis=0)][0]
+        top = "" if search.scoring == "accuracy" else f"top-{search.scoring.k} "
         display = cls(
             [results["n_bytes"][own] for own in rows],
             [results["mean_test_score"][own] for own in rows],
             [f"{B} buckets" for B in n_buckets],
-            score_name="Held-out " + _score_name(search.scoring),
-            best=(results["n_bytes"][chosen][0], search.best_score_),
+            score_name=f"Held-out {top}accuracy",
+            best=(best_bytes, search.best_score_),
         )
         return display.plot(ax, **line_kw)
 
@@ -163,10 +159,8 @@ class MemoryCurveDisplay(_Display):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
             True labels.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        **line_kw : dict
-            Passed to `Axes.plot`.
+        ax, **line_kw
+            As in `plot`.
 
         Returns
         -------
@@ -198,10 +192,8 @@ class MemoryCurveDisplay(_Display):
             self.lines_ += self.ax_.plot(n_bytes, scores, **style)
         self.best_ = None
         if self.best is not None:
-            style = {"marker": "o", "markersize": 12, "fillstyle": "none"}
-            self.best_ = self.ax_.plot(
-                *self.best, **style, color="black", linestyle="none", label="chosen"
-            )[0]
+            style = {"markersize": 12, "fillstyle": "none", "label": "chosen"}
+            (self.best_,) = self.ax_.plot(*self.best, "ko", **style)
         self.ax_.set(xscale="log", xlabel="Model size", ylabel=self.score_name)
         _show_bytes(self.ax_.xaxis)
         self.ax_.legend()
@@ -223,8 +215,7 @@ class RepetitionCurveDisplay(_Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
+    ax_, figure_ : matplotlib Axes and Figure
     line_ : matplotlib Line2D
 
     Examples
@@ -261,10 +252,8 @@ class RepetitionCurveDisplay(_Display):
             Weights of the rows.
         name : str, default=None
             What the line is called; None is its number of buckets.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        **line_kw : dict
-            Passed to `Axes.plot`.
+        ax, **line_kw
+            As in `plot`.
 
         Returns
         -------
@@ -306,8 +295,7 @@ class CollisionDisplay(_Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
+    ax_, figure_ : matplotlib Axes and Figure
     bound_, rate_ : matplotlib Line2D
         The bound, and the simulated rate; rates of zero are not drawn.
 
@@ -354,10 +342,8 @@ class CollisionDisplay(_Display):
             The number of tables to draw.
         random_state : int, RandomState instance or None, default=None
             Seeds the tables.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        **line_kw : dict
-            Passed to `Axes.plot`, for both lines.
+        ax, **line_kw
+            As in `plot`.
 
         Returns
         -------
@@ -379,13 +365,11 @@ class CollisionDisplay(_Display):
         return cls(stages, bound, rate / n_tables, name=name).plot(ax, **line_kw)
 
     def _draw(self, **line_kw):
+        R, seen = self.n_repetitions, self.rate > 0
         style = {"linestyle": "--", "label": "bound"} | line_kw
-        (self.bound_,) = self.ax_.plot(self.n_repetitions, self.bound, **style)
-        seen = self.rate > 0
+        (self.bound_,) = self.ax_.plot(R, self.bound, **style)
         style = {"marker": "o", "label": "simulated tables"} | line_kw
-        (self.rate_,) = self.ax_.plot(
-            self.n_repetitions[seen], self.rate[seen], **style
-        )
+        (self.rate_,) = self.ax_.plot(R[seen], self.rate[seen], **style)
         self.ax_.set(
             yscale="log",
             xlabel="Repetitions R",
@@ -414,8 +398,7 @@ class ReliabilityDisplay(_Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
+    ax_, figure_ : matplotlib Axes and Figure
     line_ : matplotlib Line2D
 
     See Also
@@ -460,10 +443,8 @@ class ReliabilityDisplay(_Display):
             The number of bins of equal width.
         name : str, default=None
             What the line is called; None is the name of the class of the estimator.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        **line_kw : dict
-            Passed to `Axes.plot`.
+        ax, **line_kw
+            As in `plot`.
 
         Returns
         -------
@@ -550,8 +531,7 @@ class ClassFrequencyDisplay(_Display):
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
+    ax_, figure_ : matplotlib Axes and Figure
     bar_ : matplotlib BarContainer
 
     Examples
@@ -580,12 +560,8 @@ class ClassFrequencyDisplay(_Display):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
             True labels.
-        y_train : array-like of shape (n_training_samples,)
-            The labels that the classifier was fitted to.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        **bar_kw : dict
-            Passed to `Axes.bar`.
+        y_train, ax, **bar_kw
+            As in `from_predictions`.
 
         Returns
         -------
@@ -606,10 +582,8 @@ class ClassFrequencyDisplay(_Display):
             Predicted labels.
         y_train : array-like of shape (n_training_samples,)
             The labels that the classifier was fitted to.
-        ax : matplotlib Axes, default=None
-            Where to draw; None makes a figure.
-        **bar_kw : dict
-            Passed to `Axes.bar`.
+        ax, **bar_kw
+            As in `plot`.
 
         Returns
         -------
@@ -639,10 +613,6 @@ class ClassFrequencyDisplay(_Display):
             xlabel="Training rows of the class (on the bars: rows scored)",
             ylabel="Accuracy",
         )
-
-
-def _score_name(scoring):
-    return "accuracy" if scoring == "accuracy" else f"top-{scoring.k} accuracy"
 
 
 def _collides(n_classes, n_buckets, n_repetitions, rng):

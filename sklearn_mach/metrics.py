@@ -91,7 +91,7 @@ def top_k_score(estimator, X, y, k=5, sample_weight=None):
         def is_hit(X, y):
             return (estimator.predict_topk(X, k=k) == y[:, None]).any(axis=1)
 
-        hits = _map_rows(is_hit, X, y, _chunks(y.size, k))
+        hits = _map_rows(is_hit, X, y, k)
     else:
         hits = class_ranks(estimator, X, y) < k
     return float(np.average(hits, weights=weight))
@@ -123,8 +123,6 @@ class TopKScorer:
     >>> scores = cross_validate(model, X, y, scoring=scoring, cv=KFold(3))
     >>> scores["test_top 1"]  # the rows are sorted by class, so each fold is unseen
     array([0., 0., 0.])
-    >>> TopKScorer(k=10)
-    TopKScorer(k=10)
     """
 
     k: int = 5
@@ -197,7 +195,7 @@ def neg_log_loss(estimator, X, y, sample_weight=None):
     def own(X, codes):
         return estimator.predict_proba(X)[np.arange(codes.size), codes]
 
-    proba = _map_rows(own, X, codes, _chunks(y.size, len(estimator.classes_)))
+    proba = _map_rows(own, X, codes, len(estimator.classes_))
     proba = np.where(codes < 0, 0.0, proba)
     return float(np.average(np.log(np.maximum(proba, _FLOOR)), weights=weight))
 
@@ -246,8 +244,7 @@ def class_ranks(estimator, X, y):
     def count(X, codes):
         return _count_before(_class_scores(estimator, X), codes)
 
-    chunks = _chunks(y.size, n_classes)
-    ranks = _map_rows(count, X, np.maximum(codes, 0), chunks)
+    ranks = _map_rows(count, X, np.maximum(codes, 0), n_classes)
     return np.where(codes < 0, n_classes, ranks)
 
 
@@ -341,14 +338,14 @@ def neg_calibration_error(estimator, X, y, n_bins=15, sample_weight=None):
 def top_confidence(estimator, X, y):
     """Largest probability of each row, and whether that class is right, both (n,)."""
     estimator, X, y = _unwrap(estimator, X, y)
+    codes, n_classes = find_labels(y, estimator.classes_), len(estimator.classes_)
 
     def best(X, codes):
         proba = estimator.predict_proba(X)
         place = proba.argmax(axis=1)
         return np.column_stack([proba[np.arange(place.size), place], place == codes])
 
-    chunks = _chunks(y.size, len(estimator.classes_))
-    return _map_rows(best, X, find_labels(y, estimator.classes_), chunks).T
+    return _map_rows(best, X, codes, n_classes).T
 
 
 def confidence_bins(confidence, n_bins):
@@ -363,9 +360,8 @@ def check_weight(sample_weight, y):
     try:
         weight = np.asarray(sample_weight, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"sample_weight must hold a number for each row: {error}"
-        ) from error
+        message = f"sample_weight must hold a number for each row: {error}"
+        raise ValueError(message) from error
     weight = weight[()]  # a number in place of an array without axes
     weight = _check_sample_weight(weight, y, dtype=np.float64, ensure_non_negative=True)
     with np.errstate(over="ignore"):
@@ -398,16 +394,12 @@ def _unwrap(estimator, X, y):
     return estimator, *indexable(X, column_or_1d(y))
 
 
-def _chunks(n_samples, n_scores):
-    """Slices of rows of which n_scores scores each fit in the memory to work in."""
+def _map_rows(function, X, y, n_scores):
+    """Concatenate function(X[rows], y[rows]) over chunks with n_scores scores a row."""
     n_bytes = min(get_config()["working_memory"] * 2**20, _CHUNK_BYTES)
     n_rows = max(int(n_bytes // (_CLASS_BYTES * n_scores)), 1)
     # One chunk of no rows, so that the estimator itself says that there are none.
-    return list(gen_batches(max(n_samples, 1), n_rows))
-
-
-def _map_rows(function, X, y, chunks):
-    """Concatenate function(X[rows], y[rows]) over the chunks."""
+    chunks = gen_batches(max(y.size, 1), n_rows)
     X = X.iloc if hasattr(X, "iloc") else X  # by position, whatever the index
     return np.concatenate([function(X[rows], y[rows]) for rows in chunks])
 

@@ -52,10 +52,9 @@ def mach_min_repetitions(n_classes, n_buckets, delta=1e-3):
 
     Parameters
     ----------
-    n_classes : int or array-like of int
-        The number of classes K, at least 1.
-    n_buckets : int or array-like of int
-        The number of buckets B of a repetition, at least 2.
+    n_classes, n_buckets : int or array-like of int
+        The numbers of classes K, at least 1, and of buckets B of a repetition, at
+        least 2.
     delta : float or array-like of float, default=1e-3
         The accepted probability that some pair shares all buckets, between 0 and 1.
 
@@ -96,10 +95,8 @@ def expected_collisions(n_classes, n_buckets, n_repetitions=1):
 
     Parameters
     ----------
-    n_classes : int or array-like of int
-        The number of classes K, at least 1.
-    n_buckets : int or array-like of int
-        The number of buckets B of a repetition, at least 1.
+    n_classes, n_buckets : int or array-like of int
+        The numbers of classes K, and of buckets B of a repetition, at least 1.
     n_repetitions : int or array-like of int, default=1
         The number of repetitions R, at least 1.
 
@@ -120,8 +117,6 @@ def expected_collisions(n_classes, n_buckets, n_repetitions=1):
     Examples
     --------
     >>> from sklearn_mach.theory import expected_collisions
-    >>> expected_collisions(1000, 50)
-    9990.0
     >>> expected_collisions(1000, 50, [1, 2, 3, 4])
     array([9.990e+03, 1.998e+02, 3.996e+00, 7.992e-02])
     """
@@ -139,12 +134,9 @@ def indistinguishable_probability(n_classes, n_buckets, n_repetitions):
 
     Parameters
     ----------
-    n_classes : int or array-like of int
-        The number of classes K, at least 1.
-    n_buckets : int or array-like of int
-        The number of buckets B of a repetition, at least 1.
-    n_repetitions : int or array-like of int
-        The number of repetitions R, at least 1.
+    n_classes, n_buckets, n_repetitions : int or array-like of int
+        The numbers of classes K, of buckets B of a repetition, and of repetitions R, at
+        least 1.
 
     Returns
     -------
@@ -164,8 +156,6 @@ def indistinguishable_probability(n_classes, n_buckets, n_repetitions):
     Examples
     --------
     >>> from sklearn_mach.theory import indistinguishable_probability
-    >>> indistinguishable_probability(1000, 50, 4)
-    0.07992
     >>> indistinguishable_probability(1000, 50, [1, 2, 3, 4])
     array([1.     , 1.     , 1.     , 0.07992])
     """
@@ -184,10 +174,9 @@ def estimate_variance(proba, n_buckets, n_repetitions):
     ----------
     proba : array-like of shape (..., n_classes)
         Probabilities of the classes; each row sums to one.
-    n_buckets : int or array-like of int
-        The number of buckets B of a repetition, at least 2.
-    n_repetitions : int or array-like of int
-        The number of repetitions R, at least 1.
+    n_buckets, n_repetitions : int or array-like of int
+        The numbers of buckets B of a repetition, at least 2, and of repetitions R, at
+        least 1.
 
     Returns
     -------
@@ -258,14 +247,10 @@ def model_bytes(n_features, n_repetitions, n_buckets):
     >>> model_bytes(422_713, 25, 32)
     1352684800
     """
-    d, R, B = (
-        _plain(_checked(name, value, 1))  # integers of Python do not wrap around
-        for name, value in (
-            ("n_features", n_features),
-            ("n_repetitions", n_repetitions),
-            ("n_buckets", n_buckets),
-        )
-    )
+    # Integers of Python do not wrap around.
+    d = _plain(_checked("n_features", n_features, 1))
+    R = _plain(_checked("n_repetitions", n_repetitions, 1))
+    B = _plain(_checked("n_buckets", n_buckets, 1))
     if np.ndim(d) or np.ndim(R) or np.ndim(B):
         _refuse_overflow(_WEIGHT_BYTES * (d + 1.0) * R * B)
     return _WEIGHT_BYTES * (d + 1) * R * B
@@ -311,8 +296,8 @@ def model_cost(n_classes, n_features, n_repetitions, n_buckets, *, n_nonzeros=No
     Returns
     -------
     cost : ModelCost
-        With fields `mach` and `one_vs_rest`, each of which has `n_bytes`, `training`,
-        `prediction` and `decoding`.
+        Its `mach` and `one_vs_rest` have `n_bytes`, `training`, `prediction` and
+        `decoding`.
 
     Raises
     ------
@@ -391,15 +376,13 @@ class Plan:
     n_buckets: int
     cost: ModelCost
     delta: float
-    rule: str = ""
+    rule: str
 
     @property
     def params(self):
         """R and B as keyword arguments of MACHClassifier."""
-        return {
-            "n_repetitions": self.n_repetitions,
-            "n_buckets": max(self.n_buckets, 2),  # of a single class
-        }
+        n_buckets = max(self.n_buckets, 2)  # of a single class
+        return {"n_repetitions": self.n_repetitions, "n_buckets": n_buckets}
 
     @property
     def n_bytes(self):
@@ -439,7 +422,6 @@ class Plan:
         if self.n_nonzeros != self.n_features:
             title += f", {self.n_nonzeros:,.4g} of them non-zero in a row"
         mach, other = self.cost
-        per_bucket = self.n_classes / self.n_buckets
         rows = [
             ("", "MACH", "one-vs-rest"),
             ("repetitions R", f"{self.n_repetitions:,}", ""),
@@ -456,7 +438,7 @@ class Plan:
         for name, n_mach, n_other in zip(names, mach[1:], other[1:], strict=True):
             rows.append((name, f"{n_mach:,.0f}", f"{n_other:,.0f}"))
         rows += [
-            ("classes in a bucket", f"{per_bucket:,.1f}", "1.0"),
+            ("classes in a bucket", f"{self.n_classes / self.n_buckets:,.1f}", "1.0"),
             (f"R that the bound asks for, delta={self.delta:g}",
              f"{self.min_repetitions}", ""),
             ("random tables: chance of two classes alike",
@@ -473,7 +455,7 @@ class Plan:
             f"{name:{widths[0]}}  {mach:>{widths[1]}}  {other:>{widths[2]}}".rstrip()
             for name, mach, other in rows
         ]
-        return "\n".join([title, *lines, *filter(None, [self.rule])])
+        return "\n".join(filter(None, [title, *lines, self.rule]))
 
     def _repr_html_(self):
         title, rows = self._rows()
@@ -555,8 +537,6 @@ def plan(
     >>> from sklearn_mach import MACHClassifier
     >>> from sklearn_mach.theory import plan
     >>> sizes = plan(105_033, 422_713, max_bytes=1e9, n_nonzeros=50)
-    >>> sizes.n_repetitions, sizes.n_buckets
-    (9, 64)
     >>> sizes
     MACH for 105,033 classes and 422,713 features, 50 of them non-zero in a row
                                                       MACH  one-vs-rest
@@ -581,37 +561,25 @@ def plan(
         n_buckets = _checked_number("n_buckets", n_buckets, 2)
     delta = float(_checked_delta(delta))
     nonzeros = _plain(_checked_nonzeros(n_nonzeros, d))
-    total = _FEW_NONZEROS + 1
+    total, total_of_few = _FEW_NONZEROS + 1, round(K * nonzeros)
     if n_samples is not None:
         total = round(_checked_number("n_samples", n_samples, 1) * nonzeros)
-    if max_bytes is not None and not (
-        isinstance(max_bytes, Real) and 0 < max_bytes < np.inf
-    ):
+        total_of_few = total
+    is_number = isinstance(max_bytes, Real) and 0 < max_bytes < np.inf
+    if max_bytes is not None and not is_number:
         raise ValueError(
             f"max_bytes must be a positive number or None, got {max_bytes!r}."
         )
-    least = round(K * nonzeros)  # non-zeros of a row for each class
-    few = FewFeatures(d, least if n_samples is None else total, n_nonzeros is None)
+    few = FewFeatures(d, total_of_few, n_nonzeros is None)
 
     def choose(few, largest=None):
         """R and B whose table has entries for `largest` buckets, if bytes matter."""
-        limits = {}
+        options = {"n_nonzeros": total, "few": few, "delta": delta}
         if largest is not None:
-            column = model_bytes(d, 1, 1)
-            table = K * int(_bucket_bytes(largest))
-            limits = {
-                "max_columns": Fraction(int(max_bytes), column),
-                "table_columns": Fraction(table, column),
-            }
-        sizes = choose_sizes(
-            K,
-            n_repetitions,
-            n_buckets,
-            n_nonzeros=total,
-            few=few,
-            delta=delta,
-            **limits,
-        )
+            column, table = model_bytes(d, 1, 1), K * int(_bucket_bytes(largest))
+            options["max_columns"] = Fraction(int(max_bytes), column)
+            options["table_columns"] = Fraction(table, column)
+        sizes = choose_sizes(K, n_repetitions, n_buckets, **options)
         cost = model_cost(K, d, *sizes, n_nonzeros=nonzeros)
         return *sizes, cost, max_bytes is None or cost.mach.n_bytes <= max_bytes
 
@@ -792,9 +760,8 @@ def _checked_nonzeros(n_nonzeros, n_features):
     if n_nonzeros is None:
         return np.asarray(n_features)
     value = np.asarray(n_nonzeros)
-    if value.dtype.kind not in "iuf" or not np.all(
-        (value >= 0) & (value <= n_features)
-    ):
+    is_number = value.dtype.kind in "iuf"
+    if not (is_number and np.all((value >= 0) & (value <= n_features))):
         raise ValueError(
             f"n_nonzeros must be from 0 to n_features={n_features}, got {n_nonzeros!r}."
         )

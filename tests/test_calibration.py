@@ -1,5 +1,6 @@
 """The scalars of predict_proba and the logit adjustment."""
 
+import itertools
 import pickle
 
 import numpy as np
@@ -185,19 +186,13 @@ def maximum_likelihood(scores, log_prior, own, weight):
     h = 1e-4
     steps = h * np.eye(2)
     gradients = np.array([losses(x + s) - losses(x - s) for s in steps]) / (2 * h)
-    hessian = [
-        [
-            (
-                losses(x + a + b)
-                - losses(x + a - b)
-                - losses(x - a + b)
-                + losses(x - a - b)
-            ).sum()
-            for b in steps
-        ]
-        for a in steps
-    ]
-    influence = np.linalg.solve(np.array(hessian) / (4 * h**2), gradients)
+
+    def second(a, b):
+        signs = itertools.product((1, -1), repeat=2)
+        return sum(s * t * losses(x + s * a + t * b).sum() for s, t in signs)
+
+    hessian = np.array([[second(a, b) for b in steps] for a in steps]) / (4 * h**2)
+    influence = np.linalg.solve(hessian, gradients)
     tau = x[1] / x[0]
     return tau, np.linalg.norm(np.array([-tau, 1]) / x[0] @ influence)
 

@@ -356,15 +356,9 @@ def test_make_many_classes_follows_its_seed():
 @pytest.mark.parametrize("exponent", [0, 0.5, 1, 1.3])
 def test_make_many_classes_follows_the_power_law(exponent):
     n_samples, n_classes = 200_000, 50
+    law = {"feature_exponent": exponent, "class_exponent": exponent}
     X, y = make_many_classes(
-        n_samples,
-        2_000,
-        n_classes,
-        n_nonzeros=1,
-        feature_exponent=exponent,
-        class_exponent=exponent,
-        signal=0,
-        random_state=0,
+        n_samples, 2_000, n_classes, n_nonzeros=1, signal=0, random_state=0, **law
     )
     for sizes, n, n_draws in (
         (np.bincount(X.indices, minlength=2_000), 2_000, n_samples),
@@ -381,15 +375,9 @@ def test_make_many_classes_follows_the_power_law(exponent):
 
 
 def test_make_many_classes_takes_the_first_column_of_a_run_where_the_law_is_steep():
+    law = {"feature_exponent": 400, "class_exponent": 400}
     X, y = make_many_classes(
-        500,
-        300,
-        40,
-        n_nonzeros=50,
-        feature_exponent=400,
-        class_exponent=400,
-        signal=0,
-        random_state=0,
+        500, 300, 40, n_nonzeros=50, signal=0, random_state=0, **law
     )
     # Of column 49 and those after it the second has the share (50 / 51)**400, 0.0004.
     assert np.mean(X.indices.reshape(500, 50) == np.arange(50)) > 0.99
@@ -443,15 +431,9 @@ def test_make_many_classes_can_be_learned():
 def test_make_many_classes_at_the_edges(
     n_samples, n_features, n_classes, n_nonzeros, exponent
 ):
-    X, y = make_many_classes(
-        n_samples,
-        n_features,
-        n_classes,
-        n_nonzeros=n_nonzeros,
-        feature_exponent=exponent,
-        class_exponent=exponent,
-        random_state=0,
-    )
+    law = {"feature_exponent": exponent, "class_exponent": exponent}
+    sizes = n_samples, n_features, n_classes
+    X, y = make_many_classes(*sizes, n_nonzeros=n_nonzeros, random_state=0, **law)
     assert X.shape == (n_samples, n_features)
     columns = X.indices.reshape(n_samples, n_nonzeros)
     assert (np.diff(columns, axis=1) > 0).all()
@@ -461,10 +443,14 @@ def test_make_many_classes_at_the_edges(
     assert y.max() < n_classes
 
 
+def clusters(*sizes, random_state=0, **params):
+    """Dense rows, their classes and the centres of these."""
+    params |= {"dense": True, "return_centers": True, "random_state": random_state}
+    return make_many_classes(*sizes, **params)
+
+
 def test_dense_rows_have_unit_length_and_the_centres_too():
-    X, y, centers = make_many_classes(
-        700, 30, 90, dense=True, return_centers=True, random_state=0
-    )
+    X, y, centers = clusters(700, 30, 90)
     assert X.shape == (700, 30)
     assert centers.shape == (90, 30)
     assert X.dtype == centers.dtype == np.float32
@@ -483,9 +469,7 @@ def test_dense_kind_has_the_classes_of_the_sparse_kind():
 
 @pytest.mark.parametrize("noise", [0.5, 1.5, 4])
 def test_dense_rows_are_as_far_from_their_centres_as_the_noise_says(noise):
-    X, y, centers = make_many_classes(
-        4_000, 400, 50, dense=True, noise=noise, return_centers=True, random_state=0
-    )
+    X, y, centers = clusters(4_000, 400, 50, noise=noise)
     cosine = (X * centers[y]).sum(axis=1)
     # The cosine of a row varies by less than 1 / sqrt(400), the mean of 4,000 less.
     expected = 1 / np.sqrt(1 + noise**2)
@@ -499,30 +483,20 @@ def test_dense_rows_are_as_far_from_their_centres_as_the_noise_says(noise):
 
 
 def test_dense_rows_without_noise_are_their_centres():
-    X, y, centers = make_many_classes(
-        200, 8, 30, dense=True, noise=0, return_centers=True, random_state=0
-    )
+    X, y, centers = clusters(200, 8, 30, noise=0)
     np.testing.assert_allclose(X, centers[y], rtol=1e-6)
 
 
 def test_dense_rows_with_the_largest_noise_have_unit_length():
-    noise = sys.float_info.max
-    X, _ = make_many_classes(50, 8, 5, dense=True, noise=noise, random_state=0)
+    X, _, _ = clusters(50, 8, 5, noise=sys.float_info.max)
     np.testing.assert_allclose(np.linalg.norm(X, axis=1), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize("noise", [0.7, 1.5, 5])
 def test_best_accuracy_of_two_dense_classes(noise):
     n_samples, n_features = 20_000, 6
-    X, y, centers = make_many_classes(
-        n_samples,
-        n_features,
-        2,
-        class_exponent=0,
-        dense=True,
-        noise=noise,
-        return_centers=True,
-        random_state=2,
+    X, y, centers = clusters(
+        n_samples, n_features, 2, class_exponent=0, noise=noise, random_state=2
     )
     score = np.mean((X @ centers.T).argmax(axis=1) == y)
     # The plane midway between the centres passes through zero, so that scaling a row
@@ -535,15 +509,7 @@ def test_best_accuracy_of_two_dense_classes(noise):
 def test_best_accuracy_of_many_dense_classes_falls_with_the_noise():
     scores, plain = [], []
     for noise in (0.1, 1, 2, 4, 100):
-        X, y, centers = make_many_classes(
-            5_000,
-            20,
-            100,
-            dense=True,
-            noise=noise,
-            return_centers=True,
-            random_state=0,
-        )
+        X, y, centers = clusters(5_000, 20, 100, noise=noise)
         cosine = X @ centers.T
         weight = 20 * np.sqrt(1 + noise**2) / noise**2
         rule = weight * cosine + np.log(np.bincount(y) / y.size)
@@ -558,9 +524,7 @@ def test_best_accuracy_of_many_dense_classes_falls_with_the_noise():
 
 def test_dense_rows_follow_their_seed():
     sizes = (1_200, 2_000, 40)  # several batches, the last one shorter
-    X, _, centers = make_many_classes(
-        *sizes, dense=True, return_centers=True, random_state=1
-    )
+    X, _, centers = clusters(*sizes, random_state=1)
     X_same, _ = make_many_classes(*sizes, dense=True, random_state=1)
     np.testing.assert_array_equal(X, X_same)
     X_other, _ = make_many_classes(*sizes, dense=True, random_state=2)
@@ -573,9 +537,8 @@ def test_dense_rows_follow_their_seed():
 @pytest.mark.parametrize("n_features", [1, 2, np.int8(100)])
 @pytest.mark.parametrize(("n_samples", "n_classes"), [(1, 1), (5, 1), (7, 20)])
 def test_dense_kind_at_the_edges(n_samples, n_features, n_classes):
-    X, y, centers = make_many_classes(
-        n_samples, n_features, n_classes, dense=True, return_centers=True
-    )
+    sizes = n_samples, n_features, n_classes
+    X, y, centers = clusters(*sizes, random_state=None)
     assert X.shape == (n_samples, n_features)
     assert centers.shape == (n_classes, n_features)
     np.testing.assert_allclose(np.linalg.norm(X, axis=1), 1, rtol=1e-6)

@@ -1,13 +1,14 @@
 """Tables against Python integers, counting and the binomial distribution."""
 
 import itertools
-import tracemalloc
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
 import reference
 import scipy.sparse as sp
+from helpers import peak_of
 
 from sklearn_mach import _hashing
 from sklearn_mach._hashing import (
@@ -296,17 +297,9 @@ def test_clustering_takes_no_more_memory_than_is_said(monkeypatch, n_jobs):
     X = sp.csr_matrix((rng.random(n_classes), (y, y % 50)), shape=(n_classes, 50))
     weight = np.ones(n_classes, np.float32)
     sketch_classes(X, y, weight, n_classes, 0)  # compiles
-    tracemalloc.start()
-    draw_table(
-        n_classes,
-        64,
-        range(8),
-        "clustered",
-        sketch=lambda seed: sketch_classes(X, y, weight, n_classes, seed),
-        n_jobs=n_jobs,
-    )
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
+    given = n_classes, 64, range(8), "clustered", None
+    sketch = partial(sketch_classes, X, y, weight, n_classes)
+    peak = peak_of(draw_table, *given, sketch, n_jobs=n_jobs)[1]
     assert peak < sketch_bytes(n_classes)
 
 

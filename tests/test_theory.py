@@ -220,13 +220,12 @@ def test_probability_keeps_to_delta_with_the_repetitions_that_the_bound_asks_for
     assert expected_collisions(10, 1, 7) == 45.0  # one bucket holds all pairs
 
 
-def estimates(proba, table, n_buckets):
+def estimates(proba, table, n_buckets, chance):
     """The unbiased estimates (K,) from exact bucket probabilities."""
     total = np.zeros(proba.size)
     for column in table.T:
         total += np.bincount(column, proba, n_buckets)[column]
-    mean = total / table.shape[1]
-    return n_buckets / (n_buckets - 1) * (mean - 1 / n_buckets)
+    return (total / table.shape[1] - chance) / (1 - chance)
 
 
 @pytest.mark.parametrize("sizes", [(4, 3), (16, 2)])
@@ -241,7 +240,8 @@ def test_estimate_and_its_variance_in_simulation(sizes, concentration):
     a, b, c = rng.integers(prime, size=(3, n_tables, 1, n_repetitions))
     k = np.arange(n_classes)[:, None]
     tables = (a * k**2 + b * k + c) % prime % n_buckets
-    found = np.array([estimates(proba, table, n_buckets) for table in tables])
+    chance = 1 / n_buckets
+    found = np.array([estimates(proba, table, n_buckets, chance) for table in tables])
     deviations = (found - proba) ** 2
     # Five standard errors, for there are 40 classes.
     error = found.std(axis=0) / np.sqrt(n_tables)
@@ -486,15 +486,6 @@ def test_bad_arguments_of_a_plan_are_refused(arguments, message):
         plan(**{"n_classes": 1000, "n_features": 100} | arguments)
 
 
-def mean_estimates(p, table, n_buckets, classes, chance):
-    """(mean - c) / (1 - c) of some classes, for exact bucket probabilities."""
-    mean = 0
-    for column in table.T:
-        buckets = np.bincount(column, weights=p, minlength=n_buckets)
-        mean = mean + buckets[column[classes]] / table.shape[1]
-    return (mean - chance) / (1 - chance)
-
-
 @pytest.mark.parametrize("hashing", ["random", "universal", "balanced"])
 def test_unbiased_mean_and_its_variance_in_simulation(hashing):
     n_buckets, n_repetitions, n_tables, n_parts = 16, 6, 200, 10
@@ -512,7 +503,7 @@ def test_unbiased_mean_and_its_variance_in_simulation(hashing):
     chance = 1 / n_buckets
     if hashing == "balanced":
         chance = (n_classes - n_buckets) / (n_buckets * (n_classes - 1))
-    estimates = []
+    found = []
     # A table takes longer than its columns: each is cut into ten of six columns.
     for row in rng.integers(1 << 31, size=(n_tables, n_parts * n_repetitions)):
         if hashing == "random":
@@ -520,15 +511,15 @@ def test_unbiased_mean_and_its_variance_in_simulation(hashing):
         else:
             whole = _hashing.draw_table(n_classes, n_buckets, row, hashing)
         for table in np.split(whole, n_parts, axis=1):
-            estimates.append(mean_estimates(p, table, n_buckets, classes, chance))
+            found.append(estimates(p, table, n_buckets, chance)[classes])
     expected = [
         (np.sum(p**2) - p[i] ** 2) / (n_repetitions * (n_buckets - 1)) for i in classes
     ]
-    error = np.sqrt(np.array(expected) / len(estimates))
+    error = np.sqrt(np.array(expected) / len(found))
     # Four standard errors, at most 0.004.
-    assert (np.abs(np.mean(estimates, axis=0) - p[classes]) < 4 * error).all()
+    assert (np.abs(np.mean(found, axis=0) - p[classes]) < 4 * error).all()
     # A variance of 2,000 skewed values: its relative standard error is about
     # sqrt(kurtosis / n), 5 %.  Balanced columns never have more.
-    ratio = np.var(estimates, axis=0) / expected
+    ratio = np.var(found, axis=0) / expected
     assert (ratio < 1.25).all()
     assert hashing == "balanced" or (ratio > 0.8).all()
