@@ -288,6 +288,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 self.n_repetitions,
                 B,
                 n_nonzeros=rows_of(X).n_values,
+                few=learner.few_features(X),
                 max_columns=free_columns(learner, X.shape[1]),
             )
             least = least_repetitions(base, n_classes, B, largest)

@@ -149,6 +149,15 @@ def test_auto_repetitions_are_those_of_the_classifier(
     assert alone.n_repetitions_ == n_repetitions
 
 
+def test_auto_repetitions_of_few_features_are_those_of_the_classifier():
+    rng = np.random.default_rng(0)
+    X, y = rng.random((2_600, 4)), np.arange(2_600)
+    model = MACHClassifier(n_buckets=128, max_iter=1).fit(X, y)
+    search = MACHClassifierCV(clone(model), n_buckets=128, refit=False).fit(X, y)
+    # 2,600 buckets altogether, where 2,048 are usual
+    assert model.n_repetitions_ == search.cv_results_["n_repetitions"][-1] == 21
+
+
 def test_auto_repetitions_of_base_classifiers_ignore_the_free_memory(data, monkeypatch):
     monkeypatch.setattr("sklearn_mach._planning.free_memory", lambda: 1)
     model = MACHClassifier(GaussianNB())
