@@ -81,9 +81,8 @@ class MACHClassifier(
         "balanced" except that, once all classes can be told apart, every fourth
         repetition puts similar classes into the same bucket: those whose mean rows
         point the same way.  Such a bucket is easier to learn than a random one, and
-        the other repetitions tell its classes apart.  An array is used as
-        the table of buckets itself.  No two classes share their bucket in all
-        repetitions.
+        the other repetitions tell its classes apart.  An array is used as the table of
+        buckets itself.  No two classes share their bucket in all repetitions.
 
     decoder : {"log_mean", "mean", "min", "median"}, default="log_mean"
         How the R bucket probabilities of a class are merged: the mean of their
@@ -111,8 +110,7 @@ class MACHClassifier(
         a factor divided by the mean squared length of the rows (or the row's own, if
         larger).  A short trial on at most 30,000 rows finds the factor, between 1/4 and
         32, that gives the least log loss at its best temperature; with fewer than 1,000
-        rows the factor is 4.  The trial uses a tenth of the memory of the weights, or
-        16 MB if that is more.  With "auto" and alpha=0 rare features take longer steps
+        rows the factor is 4.  With "auto" and alpha=0 rare features take longer steps
         than frequent ones, in proportion to their inverse document frequency, and the
         steps of a feature fall with the square root of its visits.  With a number or a
         penalty all features take the same steps in `fit`.
@@ -211,8 +209,7 @@ class MACHClassifier(
     K from 2,000 classes on, 2,500 from 8,000 on) and never the last row of a class, and
     fits the logit adjustment and the probabilities to them.  With `early_stopping` they
     are some of the rows that it watches.  `calibrate` does the same with rows that you
-    pass.  "Logit adjustment" is what the literature on long tails calls a correction of
-    scores by class frequencies (Menon et al., 2021).
+    pass.  Menon et al. (2021) describe the logit adjustment.
 
     `predict_proba` of "log_mean" is proportional to ``exp(-t gap_k**c)``, where gap_k
     is ``max_j score_j - score_k`` and ``t = exp(a + b max_j score_j)``, which keeps the
