@@ -19,9 +19,8 @@ import sklearn
 from sklearn.preprocessing import normalize
 
 from sklearn_mach import MACHClassifier
+from sklearn_mach._decoding import DECODERS
 from sklearn_mach.metrics import calibration_error, neg_log_loss
-
-DECODERS = ("log_mean", "mean", "min", "median")
 
 
 def load(path):

@@ -8,9 +8,10 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn.base import BaseEstimator, ClassifierMixin
 
+from sklearn_mach import _decoding
 from sklearn_mach.metrics import class_ranks
 
-DECODERS = ["log_mean", "mean", "min", "median"]
+DECODERS = list(_decoding.DECODERS)
 SMOOTHING = 1e-3  # of the probabilities of base classifiers, as documented
 TABLE = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]])
 

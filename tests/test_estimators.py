@@ -19,7 +19,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
-from sklearn_mach import MACHClassifier
+from sklearn_mach import MACHClassifier, _decoding
 
 
 class ExactType(GaussianNB):
@@ -94,7 +94,7 @@ def test_decoders_equal_the_reference_on_base_classifiers(
     proba = np.stack([e.predict_proba(X) for e in model.estimators_], axis=1)
     proba = (1 - SMOOTHING) * proba + SMOOTHING / 4
     scores = np.log(proba) if decoder == "log_mean" else proba
-    merge = "sum" if "mean" in decoder else decoder
+    merge = _decoding.DECODERS[decoder].merge
     expected = reference.class_scores(scores, model.bucket_table_, merge)
     if merge == "sum":
         expected = expected / n_repetitions

@@ -23,6 +23,7 @@ from sklearn.preprocessing import MaxAbsScaler
 from sklearn.svm import SVC, LinearSVC
 
 from sklearn_mach import MACHClassifier
+from sklearn_mach._decoding import DECODERS
 from sklearn_mach._model import Model
 from sklearn_mach.metrics import (
     TopKScorer,
@@ -35,7 +36,6 @@ from sklearn_mach.metrics import (
 
 FLOOR = 2.0**-52
 LOOSE = {"n_repetitions": 4, "n_buckets": 3, "max_iter": 2, "random_state": 0}
-DECODERS = ["log_mean", "mean", "min", "median"]
 PROBABILISTIC = {
     "mach": MACHClassifier(**LOOSE),
     "mean": MACHClassifier(**LOOSE, decoder="mean"),
