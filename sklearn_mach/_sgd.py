@@ -314,11 +314,11 @@ def epoch_dense(X, given, moved, metric, batch_size, n_threads=1):
                 continue
             keep = 1 / (1 + np.float32(shrink * factor * rows.size) * shrunk)
 
-            def pack(part, P=P, n=rows.size):
-                pack_negative(P, packed[:, :n], part.start, part.stop)
+            def pack(part, P=P):
+                pack_negative(P, packed, part.start, part.stop)
 
-            def change(block, Z=Z, share=share, keep=keep, n=rows.size):
-                subtract_product(packed[:, :n], Z, W, block.start, block.stop)
+            def change(block, Z=Z, share=share, keep=keep):
+                subtract_product(packed, Z, given.W, lo, block.start, block.stop)
                 b[block] -= share @ Z[:, block]
                 if shrink > 0:
                     W[:, block] *= keep[block]
