@@ -22,9 +22,7 @@ from ._losses import gradient
 from ._tiles import TILE_COLUMNS, pack_negative, packed_shape, subtract_product
 
 _TILE = 256  # features of W that are made floats at a time
-_BATCH_PART = (
-    32  # rows of a dense batch that a thread reads or differentiates at a time
-)
+_BATCH_PART = 32  # rows of a dense batch that a thread reads at a time
 _ONE = np.float32(-16384.0)  # a gradient of one as an integer, which is subtracted
 
 
@@ -273,9 +271,7 @@ def epoch_dense(X, given, moved, metric, batch_size, n_threads=1):
                 break
             rows = order[t : t + batch_size]
             parts = _dense.slices(rows.size, _BATCH_PART)
-            A, P, Z, share = (
-                array[: rows.size] for array in (batch, steps, scores, shares)
-            )
+            A, P, Z, share = (a[: rows.size] for a in (batch, steps, scores, shares))
             done = np.float32(t / order.size)
             factor = decay[0] + (decay[1] - decay[0]) * done
             slowing = np.sqrt(1 + past + slow * done) if falls else np.ones(1, "f")
@@ -288,15 +284,12 @@ def epoch_dense(X, given, moved, metric, batch_size, n_threads=1):
                 A[part] = X[rows[part]]
                 if not has_steps:
                     return
+                moves = A[part]
                 share[part] = bias / c[-1]
-                if metric is None:
-                    P[part] = A[part]
-                else:
-                    P[part] = (
-                        metric.apply(A[part]) if moved is None else moved[rows[part]]
-                    )
-                    share[part] -= P[part] @ metric.center
-                P[part] *= slowed
+                if metric is not None:
+                    moves = metric.apply(moves) if moved is None else moved[rows[part]]
+                    share[part] -= moves @ metric.center
+                np.multiply(moves, slowed, out=P[part])
 
             def score(block, A=A, Z=Z):
                 np.matmul(A, W[:, block], out=Z[:, block])

@@ -8,6 +8,7 @@ visited more often instead of taking a longer step, see `make_settings`.
 """
 
 import warnings
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -95,7 +96,7 @@ class Settings(NamedTuple):
 
     def with_epochs(self, n_epochs):
         """The same with so many epochs."""
-        return self._replace(decay=falling(n_epochs, 1, 0))
+        return self._replace(decay=falling(n_epochs))
 
     def visited(self, rows):
         """The rows, each as often as it is visited in an epoch."""
@@ -103,8 +104,7 @@ class Settings(NamedTuple):
 
     def row_weight(self, rows):
         """Weights of the rows: of all their visits together."""
-        weight = self.weight[rows]
-        return weight if self.visits is None else weight * self.visits[rows]
+        return _of_visits(self.weight, self.visits)[rows]
 
 
 class Seen(NamedTuple):
@@ -145,9 +145,7 @@ def see(rows, weight, lengths, seen):
     scale = float(seen.scale or weight[weight > 0].mean())
     weight = (weight / scale).astype(np.float32)
     limit = _limit(lengths, weight)
-    total, limited = (
-        weight @ values for values in (lengths, np.minimum(lengths, limit))
-    )
+    total, limited = weight @ lengths, weight @ np.minimum(lengths, limit)
     in_squares = weight
     if limited < total:
         in_squares = weight * limit / np.maximum(lengths, limit)
@@ -240,9 +238,7 @@ def make_settings(
     unit = None
     is_large = 4 * X.shape[1] * n_columns > _CACHED
     if has_gains and rows.has_units and is_large and not is_block:
-        n_visits = seen.frequency
-        if visits is not None:
-            n_visits = rows.feature_sums(visits)[0]
+        n_visits = seen.frequency if visits is None else rows.feature_sums(visits)[0]
         unit = units(rows, step, gain, n_visits * n_epochs)
     train, held = _train_and_held(y, weight, visits, n_held, options, seed)
     # of a visit in the sum of weights, by which the penalty counts
@@ -332,7 +328,7 @@ def _slowing(n_epochs, alpha, before, seen, is_block, slow_down):
     features settle while rare ones still learn.
     """
     past = slow = np.zeros(seen.squares.size + 1, np.float32)
-    decay = [(1, 1)] if is_block else falling(n_epochs, 1, 0)
+    decay = [(1, 1)] if is_block else falling(n_epochs)
     if is_block and alpha > 0:  # the penalty's steps fall as the others
         now = 1 / np.sqrt(1 + before.n_rows / _SLOW_ROWS)
         decay = [(now, now)]
@@ -370,10 +366,9 @@ def _train_and_held(y, weight, visits, n_held, options, seed):
     return rows, held
 
 
-def falling(n_epochs, first, last):
-    """Pairs that go from `first` to `last` in n_epochs steps."""
-    values = np.linspace(first, last, n_epochs + 1)
-    return list(zip(values[:-1], values[1:], strict=True))
+def falling(n_epochs):
+    """Pairs of floats that go from 1 to 0 in so many steps."""
+    return list(pairwise(np.linspace(1, 0, n_epochs + 1)))
 
 
 def set_aside(rows, y, n_held, seed):
@@ -436,23 +431,20 @@ def _warn_about_scales(n_rows, squares):
 def coherence(X, visited, step, gain, bias, batch_size, seed, metric=None):
     """How many times a batch of dense rows overshoots if each takes its own step.
 
-    Batches are of the rows `visited`, in which those of large weight are repeated.
-
     The largest eigenvalue of the Gram matrix of a batch, intercept included, over
     that of a single row: 1 for orthogonal rows, `batch_size` for equal ones.  The
-    largest of five random batches; a step divided by it is safe for the sum.  With a
-    `Metric` the products of rows are those in the metric.
+    largest of five random batches of the rows `visited`, in which those of large weight
+    are repeated; a step divided by it is safe for the sum.  With a `Metric` the
+    products of rows are those in the metric.
     """
     rng = np.random.default_rng([seed, 2])
     largest = 1.0
     for _ in range(5):
         rows = rng.choice(visited, min(batch_size, visited.size), replace=False)
         A = X[rows].astype(np.float64)
-        if metric is None:
-            products = (A * gain) @ A.T
-        else:
+        if metric is not None:
             A -= metric.center
-            products = metric.multiply(A) @ A.T
+        products = (A * gain if metric is None else metric.multiply(A)) @ A.T
         root = np.sqrt(step[rows].astype(np.float64))
         gram = (products + bias) * np.outer(root, root)
         alone = gram.diagonal().max()
