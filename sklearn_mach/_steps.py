@@ -212,7 +212,8 @@ def make_settings(
     has_gains = is_auto and options["alpha"] == 0
     metric = shrink = None
     if has_gains and rows.has_metric:
-        shrink = _shrink(lengths, weight)
+        shrink = np.minimum(_limit(lengths, weight) / np.maximum(lengths, _SMALLEST), 1)
+        shrink = np.sqrt(shrink).astype(np.float32)
         metric = seen.metric
         if metric is None and (n_samples >= TRIAL_ROWS or not is_block):
             row_weight = _of_visits(weight, visits)
@@ -287,12 +288,6 @@ def _share_among_visits(weight, seen):
 def _of_visits(weight, visits):
     """Weights of all visits of a row together."""
     return weight if visits is None else weight * visits
-
-
-def _shrink(lengths, weight):
-    """Factors of dense rows in sums: less than 1 for very long ones."""
-    shrink = np.minimum(_limit(lengths, weight) / np.maximum(lengths, _SMALLEST), 1)
-    return np.sqrt(shrink).astype(np.float32)
 
 
 def _auto_steps(
