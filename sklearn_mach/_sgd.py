@@ -29,6 +29,8 @@ _ONE = np.float32(-16384.0)  # a gradient of one as an integer, which is subtrac
 class Pass(NamedTuple):
     """One pass over the rows `order`, in the order in which kernels take its parts.
 
+    Arrays of numbers that are not whole are float32, but decay and losses float64.
+
     loss : of `_losses`
     starts (n + 1,), classes : of `Targets`; table (K, R): the buckets of the classes.
     weight, step (n,) : a row's share in the loss and its step at decay 1; without a

@@ -34,13 +34,10 @@ _LONGEST = 4.0  # times the median squared length, at most, is a typical one
 class Settings(NamedTuple):
     """What the learner needs besides the data.
 
-    step : float32 array of shape (n_samples,), the step of a row's visit at the start.
-    weight : float32 array of shape (n_samples,), the share of a visit in the loss.
+    step, weight, gain, slow, bias, loss : as in `Pass`, of a visit of a row.
+    past : as in `Pass`, of the first epoch; each adds slow.
+    rate : of the first epoch, or None for ones.
     visits : int array of shape (n_samples,), of each row in an epoch; None is one each.
-    gain : float32 array of shape (n_features,), factors of the steps of the features.
-    past, slow : float32 arrays of shape (n_features + 1,), of the features and the
-        intercept: steps are divided by ``sqrt(1 + past + slow t)`` after t epochs.
-    bias : float, square of the value of the intercept's feature.
     penalty : float, alpha times the common step.
     batch_size : int, rows a step of a dense X (a CSR X takes a step a row).
     decay : pairs of floats, the factor of the step at both ends of each epoch.
@@ -50,7 +47,6 @@ class Settings(NamedTuple):
     train, held : numbers of the rows to train on and of those set aside.
     early_stopping : bool, whether the loss to watch is that of the rows set aside.
     verbose : int
-    rate : float32 array of shape (R,), factors of the steps of the repetitions.
     unit : float32 array of shape (n_features,), of the weights while they are integers
         of 16 bits; None keeps them float32.
     metric : `Metric` in which dense rows make their steps, or None.
@@ -59,7 +55,6 @@ class Settings(NamedTuple):
     shrink : float32 array of shape (n_samples,), factors of dense rows in sums: less
         than 1 for very long ones.
     starts : bool, whether the weights start from the means of the buckets.
-    loss : of `_losses`.
     """
 
     step: np.ndarray

@@ -168,9 +168,9 @@ def train(X, targets, table, columns, settings, task=_SILENT):
     state = State.first(*c.arrays(), table.shape[1], settings.rate)
     given = rows_of(X), targets, table, settings, task
     state = run(state, *given, None, c.halt, c.part, c.n_threads)
-    if settings.unit is not None and not columns.in_place:
+    if settings.unit is not None and not c.in_place:
         integers_to_float(state.W, 0, state.b.size, settings.unit)
-    return columns.result(), state.n_iter, state.loss
+    return c.result(), state.n_iter, state.loss
 
 
 class State(NamedTuple):
