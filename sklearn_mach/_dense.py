@@ -180,9 +180,7 @@ def find_metric(X, weight, shrink, n_columns, seed):
 def move(X, metric):
     """Squared lengths of the rows in the metric, and the rows, or None if too large."""
     lengths = np.empty(X.shape[0])
-    moved = None
-    if 4 * X.shape[0] * X.shape[1] <= _MOVED_BYTES:
-        moved = np.empty(X.shape, np.float32)
+    moved = np.empty(X.shape, np.float32) if 4 * X.size <= _MOVED_BYTES else None
     for rows in gen_batches(X.shape[0], 1024):
         centered = float_rows(X, rows) - metric.center
         part = metric.multiply(centered)
@@ -218,31 +216,31 @@ def start_from_means(X, y, table, W, b, first, settings, n_threads=1):
             lo, hi = r * n_buckets, (r + 1) * n_buckets
             codes = table[y, r]
             total = np.bincount(codes, weight, n_buckets)
-            _add_means(X, codes, in_sums, metric.center, W[:, lo:hi], members)
+            W_r, b_r = W[:, lo:hi], b[lo:hi]
+            _add_means(X, codes, in_sums, metric.center, W_r, members)
             raw = np.empty((rows.size, n_buckets), np.float32)
             squares = np.empty(n_buckets, np.float32)
 
-            def move_sums(columns, lo=lo, raw=raw, squares=squares):
-                sums = W[:, lo + columns.start : lo + columns.stop]
+            def move_sums(columns, W_r=W_r, raw=raw, squares=squares):
+                sums = W_r[:, columns]
                 in_metric = metric.multiply(np.ascontiguousarray(sums.T))
                 squares[columns] = np.einsum("ij,ji->i", in_metric, sums)
                 raw[:, columns] = centered @ in_metric.T
                 sums[:] = in_metric.T
 
             members.run(move_sums, blocks(n_buckets))
-            sums = _Sums(raw, squares, total)
             of_rows = codes[rows], weight[rows], in_sums[rows], lengths
-            shrinkage, scale = _least_loss(sums, *of_rows)
+            shrinkage, scale = _least_loss(raw, squares, total, *of_rows)
             divisor = (total + shrinkage).astype(np.float32)
             prior = np.log((total + _PRIOR_ROWS) / (total + _PRIOR_ROWS).sum())
 
-            def finish(columns, lo=lo, divisor=divisor, scale=scale):
-                part = W[:, lo + columns.start : lo + columns.stop]
+            def finish(columns, W_r=W_r, b_r=b_r, divisor=divisor, scale=scale):
+                part = W_r[:, columns]
                 part *= np.float32(scale) / divisor[columns]
-                b[lo + columns.start : lo + columns.stop] = -metric.center @ part
+                b_r[columns] = -metric.center @ part
 
             members.run(finish, blocks(n_buckets))
-            b[lo:hi] += prior - scale / 2 * squares / divisor**2
+            b_r += prior - scale / 2 * squares / divisor**2
 
 
 def _add_means(X, codes, weight, center, W, members):
@@ -270,27 +268,17 @@ def _add_rows(X, codes, weight, center, sums):
                 total[j] += weight[i] * (row[j] - center[j])
 
 
-class _Sums(NamedTuple):
-    """Sums of the centred rows of the buckets.
-
-    raw : float32 (n, B), products of some rows and the sums, in the metric
-    squares : float32 (B,), squared lengths of the sums
-    total : float64 (B,), weights of the buckets
-    """
-
-    raw: np.ndarray
-    squares: np.ndarray
-    total: np.ndarray
-
-
-def _least_loss(sums, own, weight, in_sums, lengths):
+def _least_loss(raw, squares, total, own, weight, in_sums, lengths):
     """The shrinkage and the scale of least log loss, see `start_from_means`.
 
-    own (n,): buckets of the rows, each of which is left out of the sum of its own.
-    weight, in_sums (n,): of the rows in the loss and in the sums.  lengths (n,): their
-    squared lengths.
+    raw : float32 (n, B), products of some rows and the sums of the buckets, in the
+        metric
+    squares : float32 (B,), squared lengths of the sums
+    total : float64 (B,), weights of the buckets
+    own (n,) : buckets of the rows, each of which is left out of the sum of its own
+    weight, in_sums, lengths (n,) : of the rows in the loss and in the sums, and their
+        squared lengths
     """
-    raw, squares, total = sums
     n = np.arange(own.size)
     own_raw = raw[n, own]
     less_raw = own_raw - in_sums * lengths
@@ -319,13 +307,8 @@ def _least_loss(sums, own, weight, in_sums, lengths):
             return weight @ (np.log(total) + largest - own_z)
 
         options = {"xatol": 0.1}
-        bounds = _log_scales(scores)
+        unit = np.log(float(scores.std()) or 1.0)  # of scores, which may be any
+        bounds = [end - unit for end in _LOG_SCALES]
         best = minimize_scalar(loss, bounds=bounds, method="bounded", options=options)
         found.append((best.fun, shrinkage, np.exp(best.x)))
     return min(found)[1:]
-
-
-def _log_scales(scores):
-    """Bounds of the logarithm of the scale, for scores of any unit."""
-    spread = float(scores.std()) or 1.0
-    return tuple(end - np.log(spread) for end in _LOG_SCALES)

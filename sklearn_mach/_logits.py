@@ -81,15 +81,12 @@ def logits(X, W, b):
 
 
 def bucket_softmax(Z, n_buckets, log):
-    """(Log) probabilities of the buckets (n_samples, R, B) in place of logits Z."""
+    """Logits Z become (log) probabilities of the buckets (n_samples, R, B)."""
     with np.errstate(over="ignore", invalid="ignore"):
         is_finite = np.isfinite(Z.sum()) or np.isfinite(Z).all()
     if not is_finite:
         raise ValueError(OVERFLOW)
-    if log:
-        log_normalise(Z, n_buckets)
-    else:
-        normalise(Z, n_buckets)
+    (log_normalise if log else normalise)(Z, n_buckets)
     return Z.reshape(Z.shape[0], -1, n_buckets)
 
 

@@ -1,8 +1,8 @@
 """Losses: gradients of the logits of a row, inlined into the kernels that train.
 
-The kernels of an epoch are given a loss, an empty tuple, and call `gradient`, of which
-Numba compiles that for the loss's class.  Another loss is a class, its kernel, and a
-line of the table `_GRADIENTS`.
+These are given a loss, an empty tuple, and call `gradient`, of which Numba compiles
+that for the loss's class.  Another loss is a class, its kernel, and a line of
+`_GRADIENTS`.  Those here do without `max`, which compiles as another function.
 """
 
 from typing import NamedTuple
@@ -29,7 +29,7 @@ def _exp(x):
     Cephes' reduction to [-ln2/2, ln2/2] and its polynomial of degree 5.  Results
     below the smallest normal number become that number.
     """
-    x = max(x, np.float32(-87.0))
+    x = x if x > np.float32(-87.0) else np.float32(-87.0)
     n = np.rint(x * _LOG2E)
     x = x - n * _LN2_HIGH - n * _LN2_LOW
     p = np.float32(1.9875691500e-4)
@@ -49,7 +49,8 @@ def _largest(z):
     best = np.int32(-2147483648)
     for q in range(z.shape[0]):  # over z itself takes five times as long
         bits = np.float32(z[q]).view(np.int32)
-        best = max(best, np.int32(bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF))))
+        bits = np.int32(bits ^ ((bits >> 31) & np.int32(0x7FFFFFFF)))
+        best = bits if bits > best else best
     return np.int32(best ^ ((best >> 31) & np.int32(0x7FFFFFFF))).view(np.float32)
 
 
@@ -68,9 +69,10 @@ def _softmax_gradient(
     loss, z, scale, b, table, classes, step, rate, bias, weight, losses
 ):
     """step * rate * (softmax - mean of one-hots): zero for a row without classes."""
-    if classes.shape[0] == 0:
-        step, weight = np.float32(0.0), np.float64(0.0)
-    share = np.float32(1.0) / np.float32(max(classes.shape[0], 1))
+    n_classes = classes.shape[0]
+    if n_classes == 0:
+        step, weight, n_classes = np.float32(0.0), np.float64(0.0), 1
+    share = np.float32(1.0) / np.float32(n_classes)
     n_buckets = z.shape[0] // rate.shape[0]
     for r in range(rate.shape[0]):
         zr = z[r * n_buckets : (r + 1) * n_buckets]
@@ -100,9 +102,7 @@ def _softmax_gradient(
             br[q] -= bias * g
 
 
-_GRADIENTS = {
-    Softmax: _softmax_gradient,
-}
+_GRADIENTS = {Softmax: _softmax_gradient}
 
 
 def gradient(loss, z, scale, b, table, classes, step, rate, bias, weight, losses):
@@ -114,8 +114,9 @@ def gradient(loss, z, scale, b, table, classes, step, rate, bias, weight, losses
     nothing count as zero: products of such gradients would lie below the smallest
     normal number, where BLAS is slow.
     """
-    kernel = _GRADIENTS[type(loss)]
-    kernel(loss, z, scale, b, table, classes, step, rate, bias, weight, losses)
+    _GRADIENTS[type(loss)](
+        loss, z, scale, b, table, classes, step, rate, bias, weight, losses
+    )
 
 
 # Kernels given a kernel would not be found in the cache on the disk: to another process

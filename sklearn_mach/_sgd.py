@@ -22,14 +22,14 @@ from ._losses import gradient
 from ._tiles import TILE_COLUMNS, pack_negative, packed_shape, subtract_product
 
 _TILE = 256  # features of W that are made floats at a time
-_BATCH_PART = (
-    32  # rows of a dense batch that a thread reads or differentiates at a time
-)
+_BATCH_PART = 32  # rows of a dense batch that a thread reads at a time
 _ONE = np.float32(-16384.0)  # a gradient of one as an integer, which is subtracted
 
 
 class Pass(NamedTuple):
     """One pass over the rows `order`, in the order in which kernels take its parts.
+
+    Arrays of numbers that are not whole are float32, but decay and losses float64.
 
     loss : of `_losses`
     starts (n + 1,), classes : of `Targets`; table (K, R): the buckets of the classes.
@@ -273,9 +273,7 @@ def epoch_dense(X, given, moved, metric, batch_size, n_threads=1):
                 break
             rows = order[t : t + batch_size]
             parts = _dense.slices(rows.size, _BATCH_PART)
-            A, P, Z, share = (
-                array[: rows.size] for array in (batch, steps, scores, shares)
-            )
+            A, P, Z, share = (a[: rows.size] for a in (batch, steps, scores, shares))
             done = np.float32(t / order.size)
             factor = decay[0] + (decay[1] - decay[0]) * done
             slowing = np.sqrt(1 + past + slow * done) if falls else np.ones(1, "f")
@@ -288,15 +286,12 @@ def epoch_dense(X, given, moved, metric, batch_size, n_threads=1):
                 A[part] = X[rows[part]]
                 if not has_steps:
                     return
+                moves = A[part]
                 share[part] = bias / c[-1]
-                if metric is None:
-                    P[part] = A[part]
-                else:
-                    P[part] = (
-                        metric.apply(A[part]) if moved is None else moved[rows[part]]
-                    )
-                    share[part] -= P[part] @ metric.center
-                P[part] *= slowed
+                if metric is not None:
+                    moves = metric.apply(moves) if moved is None else moved[rows[part]]
+                    share[part] -= moves @ metric.center
+                np.multiply(moves, slowed, out=P[part])
 
             def score(block, A=A, Z=Z):
                 np.matmul(A, W[:, block], out=Z[:, block])
@@ -314,11 +309,11 @@ def epoch_dense(X, given, moved, metric, batch_size, n_threads=1):
                 continue
             keep = 1 / (1 + np.float32(shrink * factor * rows.size) * shrunk)
 
-            def pack(part, P=P, n=rows.size):
-                pack_negative(P, packed[:, :n], part.start, part.stop)
+            def pack(part, P=P):
+                pack_negative(P, packed, part.start, part.stop)
 
-            def change(block, Z=Z, share=share, keep=keep, n=rows.size):
-                subtract_product(packed[:, :n], Z, W, block.start, block.stop)
+            def change(block, Z=Z, share=share, keep=keep):
+                subtract_product(packed, Z, given.W, lo, block.start, block.stop)
                 b[block] -= share @ Z[:, block]
                 if shrink > 0:
                     W[:, block] *= keep[block]

@@ -8,6 +8,7 @@ visited more often instead of taking a longer step, see `make_settings`.
 """
 
 import warnings
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -33,13 +34,10 @@ _LONGEST = 4.0  # times the median squared length, at most, is a typical one
 class Settings(NamedTuple):
     """What the learner needs besides the data.
 
-    step : float32 array of shape (n_samples,), the step of a row's visit at the start.
-    weight : float32 array of shape (n_samples,), the share of a visit in the loss.
+    step, weight, gain, slow, bias, loss : as in `Pass`, of a visit of a row.
+    past : as in `Pass`, of the first epoch; each adds slow.
+    rate : of the first epoch, or None for ones.
     visits : int array of shape (n_samples,), of each row in an epoch; None is one each.
-    gain : float32 array of shape (n_features,), factors of the steps of the features.
-    past, slow : float32 arrays of shape (n_features + 1,), of the features and the
-        intercept: steps are divided by ``sqrt(1 + past + slow t)`` after t epochs.
-    bias : float, square of the value of the intercept's feature.
     penalty : float, alpha times the common step.
     batch_size : int, rows a step of a dense X (a CSR X takes a step a row).
     decay : pairs of floats, the factor of the step at both ends of each epoch.
@@ -49,7 +47,6 @@ class Settings(NamedTuple):
     train, held : numbers of the rows to train on and of those set aside.
     early_stopping : bool, whether the loss to watch is that of the rows set aside.
     verbose : int
-    rate : float32 array of shape (R,), factors of the steps of the repetitions.
     unit : float32 array of shape (n_features,), of the weights while they are integers
         of 16 bits; None keeps them float32.
     metric : `Metric` in which dense rows make their steps, or None.
@@ -58,7 +55,6 @@ class Settings(NamedTuple):
     shrink : float32 array of shape (n_samples,), factors of dense rows in sums: less
         than 1 for very long ones.
     starts : bool, whether the weights start from the means of the buckets.
-    loss : of `_losses`.
     """
 
     step: np.ndarray
@@ -95,7 +91,7 @@ class Settings(NamedTuple):
 
     def with_epochs(self, n_epochs):
         """The same with so many epochs."""
-        return self._replace(decay=falling(n_epochs, 1, 0))
+        return self._replace(decay=falling(n_epochs))
 
     def visited(self, rows):
         """The rows, each as often as it is visited in an epoch."""
@@ -103,8 +99,7 @@ class Settings(NamedTuple):
 
     def row_weight(self, rows):
         """Weights of the rows: of all their visits together."""
-        weight = self.weight[rows]
-        return weight if self.visits is None else weight * self.visits[rows]
+        return _of_visits(self.weight, self.visits)[rows]
 
 
 class Seen(NamedTuple):
@@ -145,9 +140,7 @@ def see(rows, weight, lengths, seen):
     scale = float(seen.scale or weight[weight > 0].mean())
     weight = (weight / scale).astype(np.float32)
     limit = _limit(lengths, weight)
-    total, limited = (
-        weight @ values for values in (lengths, np.minimum(lengths, limit))
-    )
+    total, limited = weight @ lengths, weight @ np.minimum(lengths, limit)
     in_squares = weight
     if limited < total:
         in_squares = weight * limit / np.maximum(lengths, limit)
@@ -214,7 +207,8 @@ def make_settings(
     has_gains = is_auto and options["alpha"] == 0
     metric = shrink = None
     if has_gains and rows.has_metric:
-        shrink = _shrink(lengths, weight)
+        shrink = np.minimum(_limit(lengths, weight) / np.maximum(lengths, _SMALLEST), 1)
+        shrink = np.sqrt(shrink).astype(np.float32)
         metric = seen.metric
         if metric is None and (n_samples >= TRIAL_ROWS or not is_block):
             row_weight = _of_visits(weight, visits)
@@ -240,9 +234,7 @@ def make_settings(
     unit = None
     is_large = 4 * X.shape[1] * n_columns > _CACHED
     if has_gains and rows.has_units and is_large and not is_block:
-        n_visits = seen.frequency
-        if visits is not None:
-            n_visits = rows.feature_sums(visits)[0]
+        n_visits = seen.frequency if visits is None else rows.feature_sums(visits)[0]
         unit = units(rows, step, gain, n_visits * n_epochs)
     train, held = _train_and_held(y, weight, visits, n_held, options, seed)
     # of a visit in the sum of weights, by which the penalty counts
@@ -293,12 +285,6 @@ def _of_visits(weight, visits):
     return weight if visits is None else weight * visits
 
 
-def _shrink(lengths, weight):
-    """Factors of dense rows in sums: less than 1 for very long ones."""
-    shrink = np.minimum(_limit(lengths, weight) / np.maximum(lengths, _SMALLEST), 1)
-    return np.sqrt(shrink).astype(np.float32)
-
-
 def _auto_steps(
     rows, weight, visits, lengths, mean_length, gain, metric, batch_size, seed
 ):
@@ -332,7 +318,7 @@ def _slowing(n_epochs, alpha, before, seen, is_block, slow_down):
     features settle while rare ones still learn.
     """
     past = slow = np.zeros(seen.squares.size + 1, np.float32)
-    decay = [(1, 1)] if is_block else falling(n_epochs, 1, 0)
+    decay = [(1, 1)] if is_block else falling(n_epochs)
     if is_block and alpha > 0:  # the penalty's steps fall as the others
         now = 1 / np.sqrt(1 + before.n_rows / _SLOW_ROWS)
         decay = [(now, now)]
@@ -370,10 +356,9 @@ def _train_and_held(y, weight, visits, n_held, options, seed):
     return rows, held
 
 
-def falling(n_epochs, first, last):
-    """Pairs that go from `first` to `last` in n_epochs steps."""
-    values = np.linspace(first, last, n_epochs + 1)
-    return list(zip(values[:-1], values[1:], strict=True))
+def falling(n_epochs):
+    """Pairs of floats that go from 1 to 0 in so many steps."""
+    return list(pairwise(np.linspace(1, 0, n_epochs + 1)))
 
 
 def set_aside(rows, y, n_held, seed):
@@ -436,23 +421,20 @@ def _warn_about_scales(n_rows, squares):
 def coherence(X, visited, step, gain, bias, batch_size, seed, metric=None):
     """How many times a batch of dense rows overshoots if each takes its own step.
 
-    Batches are of the rows `visited`, in which those of large weight are repeated.
-
     The largest eigenvalue of the Gram matrix of a batch, intercept included, over
     that of a single row: 1 for orthogonal rows, `batch_size` for equal ones.  The
-    largest of five random batches; a step divided by it is safe for the sum.  With a
-    `Metric` the products of rows are those in the metric.
+    largest of five random batches of the rows `visited`, in which those of large weight
+    are repeated; a step divided by it is safe for the sum.  With a `Metric` the
+    products of rows are those in the metric.
     """
     rng = np.random.default_rng([seed, 2])
     largest = 1.0
     for _ in range(5):
         rows = rng.choice(visited, min(batch_size, visited.size), replace=False)
         A = X[rows].astype(np.float64)
-        if metric is None:
-            products = (A * gain) @ A.T
-        else:
+        if metric is not None:
             A -= metric.center
-            products = metric.multiply(A) @ A.T
+        products = (A * gain if metric is None else metric.multiply(A)) @ A.T
         root = np.sqrt(step[rows].astype(np.float64))
         gram = (products + bias) * np.outer(root, root)
         alone = gram.diagonal().max()

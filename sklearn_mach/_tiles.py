@@ -91,18 +91,25 @@ _BLOCK_COLUMNS = 480  # columns stay in the L2 cache
 _SUBTRACTED = 10  # tiles of columns whose rows of B stay there
 
 
-@njit
+# Arrays to work in are made in Python: each np.zeros in a kernel compiles for 0.1 s.
+
+
 def product_and_intercepts(X, W, b, out):
     """out = X W + b, in which a row has the same bits in any company.
 
     Tiles A of X, B of W and C of out lie one after another.  Those at the edges are
     whole too, and what is computed beyond the edges is dropped.
     """
-    n_groups = (min(X.shape[0], _BLOCK_ROWS) + TILE_ROWS - 1) // TILE_ROWS
-    n_tiles = (min(b.shape[0], _BLOCK_COLUMNS) + TILE_COLUMNS - 1) // TILE_COLUMNS
+    n_groups = -(-min(X.shape[0], _BLOCK_ROWS) // TILE_ROWS)
+    n_tiles = -(-min(b.size, _BLOCK_COLUMNS) // TILE_COLUMNS)
     A = np.zeros((n_groups, X.shape[1], TILE_ROWS), np.float32)
     B = np.zeros((n_tiles, min(X.shape[1], _BLOCK_FEATURES), TILE_COLUMNS), np.float32)
     C = np.zeros((n_tiles, n_groups, TILE_ROWS, TILE_COLUMNS), np.float32)
+    _product_and_intercepts(X, W, b, A, B, C, out)
+
+
+@njit
+def _product_and_intercepts(X, W, b, A, B, C, out):
     for i0 in range(0, X.shape[0], _BLOCK_ROWS):
         n_rows = min(X.shape[0] - i0, _BLOCK_ROWS)
         n_groups = (n_rows + TILE_ROWS - 1) // TILE_ROWS
@@ -135,7 +142,7 @@ def product_and_intercepts(X, W, b, out):
 
 
 def packed_shape(m, d):
-    """Shape of A (m, d) with its columns in groups, the last one filled up."""
+    """Shape for A (<= m, d) with its columns in groups, the last one filled up."""
     return -(-d // TILE_ROWS), m, TILE_ROWS
 
 
@@ -151,16 +158,20 @@ def pack_negative(A, packed, start, stop):
                 group[i, c] = -A[i, j + c]
 
 
-@njit
-def subtract_product(packed, B, C, start, stop):
-    """C[:, start:stop] -= A.T @ B[:, start:stop], for the packed -A.
+def subtract_product(packed, B, C, lo, start, stop):
+    """C[:, lo + start : lo + stop] -= A.T @ B[:, start:stop], for the packed -A.
 
     BLAS would make the product first, and another pass over C would subtract it.
     """
+    rows = np.zeros((_SUBTRACTED, B.shape[0], TILE_COLUMNS), np.float32)
+    tile = np.zeros((TILE_ROWS, TILE_COLUMNS), np.float32)
+    _subtract_product(packed, B, C, lo, start, stop, rows, tile)
+
+
+@njit
+def _subtract_product(packed, B, C, lo, start, stop, rows, tile):
     m, n_features = B.shape[0], C.shape[0]
     width = _SUBTRACTED * TILE_COLUMNS
-    rows = np.zeros((_SUBTRACTED, m, TILE_COLUMNS), np.float32)
-    tile = np.zeros((TILE_ROWS, TILE_COLUMNS), np.float32)
     for q0 in range(start, stop, width):
         n_tiles = (min(stop - q0, width) + TILE_COLUMNS - 1) // TILE_COLUMNS
         for i in range(m):
@@ -176,8 +187,8 @@ def subtract_product(packed, B, C, start, stop):
                 n_columns = min(stop - q, TILE_COLUMNS)
                 for r in range(n_rows):
                     for c in range(n_columns):
-                        tile[r, c] = C[j + r, q + c]
-                add_products(packed[g], rows[t], tile)
+                        tile[r, c] = C[j + r, lo + q + c]
+                add_products(packed[g, :m], rows[t], tile)
                 for r in range(n_rows):
                     for c in range(n_columns):
-                        C[j + r, q + c] = tile[r, c]
+                        C[j + r, lo + q + c] = tile[r, c]

@@ -49,18 +49,13 @@ def train_all(X, targets, table, W, b, first, zero, settings, n_jobs, task=Silen
         return 0
     n_parallel = min(effective_n_jobs(n_jobs), len(blocks))
     n_parts = -(-len(blocks) // n_parallel)
-    parts = [
-        None if i % n_parallel else (i // n_parallel, n_parts)
-        for i in range(len(blocks))
-    ]
     halt = np.zeros(1, np.bool_)
     n_threads = max(effective_n_jobs(n_jobs) // len(blocks), 1)
-    columns = [
-        Columns(
-            W, b, r[0] * n_buckets, (r[-1] + 1) * n_buckets, zero, part, halt, n_threads
-        )
-        for r, part in zip(blocks, parts, strict=True)
-    ]
+    columns = []
+    for i, r in enumerate(blocks):
+        part = None if i % n_parallel else (i // n_parallel, n_parts)
+        lo, hi = r[0] * n_buckets, (r[-1] + 1) * n_buckets
+        columns.append(Columns(W, b, lo, hi, zero, part, halt, n_threads))
     with one_blas_thread():
         try:
             results = Parallel(n_jobs=n_jobs, prefer="threads")(
@@ -107,35 +102,34 @@ class Columns:
     `n_threads` share the products of dense rows; in another process it is one.
     """
 
-    _OF_PROCESS = ("halt", "in_use", "n_threads")
-    n_threads = 1
-
     def __init__(self, W, b, lo, hi, zero, part=(0, 1), halt=None, n_threads=1):
-        self.n_threads = n_threads
         self.W, self.b, self.lo, self.hi, self.zero = W, b, lo, hi, zero
-        self.part = part
-        self.in_place = True
+        self.part, self.in_place = part, True
+        self._of_process(halt, n_threads)
+
+    def _of_process(self, halt=None, n_threads=1):
         self.halt = np.zeros(1, np.bool_) if halt is None else halt
-        self.in_use = threading.RLock()
+        self.in_use, self.n_threads = threading.RLock(), n_threads
 
     def __getstate__(self):
-        if not self.in_place:  # Dask's scheduler hands on what it was sent
-            return {k: v for k, v in self.__dict__.items() if k not in self._OF_PROCESS}
-        lo, hi = self.lo, self.hi
-        W = None if self.zero else np.ascontiguousarray(self.W[:, lo:hi])
-        state = {"W": W, "b": self.b[lo:hi], "shape": (self.W.shape[0], hi - lo)}
-        state |= {"part": self.part}
-        return state | {"lo": 0, "hi": hi - lo, "zero": self.zero, "in_place": False}
+        state = self.__dict__.copy()
+        del state["halt"], state["in_use"], state["n_threads"]
+        if self.in_place:  # or Dask's scheduler hands on what it was sent
+            lo, hi = self.lo, self.hi
+            W = None if self.zero else np.ascontiguousarray(self.W[:, lo:hi])
+            state |= {"W": W, "b": self.b[lo:hi], "shape": (self.W.shape[0], hi - lo)}
+            state |= {"lo": 0, "hi": hi - lo, "in_place": False}
+        return state
 
     def __setstate__(self, state):
         self.__dict__ |= state
-        self.halt, self.in_use = np.zeros(1, np.bool_), threading.RLock()
+        self._of_process()
 
     def arrays(self):
         """The weights, the intercepts of the columns and the first column."""
         if not self.in_place:  # what another process sent may be read-only
-            zero = self.W is None
-            self.W = np.zeros(self.shape, np.float32) if zero else self.W.copy()
+            W = self.W
+            self.W = np.zeros(self.shape, np.float32) if W is None else W.copy()
             self.b = self.b.copy()
         return self.W, self.b[self.lo : self.hi], self.lo
 
@@ -170,13 +164,13 @@ def train(X, targets, table, columns, settings, task=_SILENT):
     n_iter : int array of shape (R,), epochs done
     loss : float array of shape (R,), mean loss in the last epoch
     """
-    state = State.first(*columns.arrays(), table.shape[1], settings.rate)
-    options = {"part": columns.part, "n_threads": columns.n_threads}
-    options["halt"] = columns.halt
-    state = run(state, rows_of(X), targets, table, settings, task, **options)
-    if settings.unit is not None and not columns.in_place:
+    c = columns
+    state = State.first(*c.arrays(), table.shape[1], settings.rate)
+    given = rows_of(X), targets, table, settings, task
+    state = run(state, *given, None, c.halt, c.part, c.n_threads)
+    if settings.unit is not None and not c.in_place:
         integers_to_float(state.W, 0, state.b.size, settings.unit)
-    return columns.result(), state.n_iter, state.loss
+    return c.result(), state.n_iter, state.loss
 
 
 class State(NamedTuple):
@@ -243,9 +237,8 @@ def run(
         task.begin_epoch()
         rng = np.random.default_rng([s.seed, epoch])
         order, random = rng.permutation(train_rows), int(rng.integers(2**32))
-        decay = np.array(
-            s.decay[epoch], np.float64
-        )  # one type, or kernels compile anew
+        # one type, or kernels compile anew
+        decay = np.array(s.decay[epoch], np.float64)
         loss = go_over(order, s.step, decay, s.penalty, random)
         if s.early_stopping:
             loss = go_over(held_rows, no_step, np.zeros(2), 0.0)

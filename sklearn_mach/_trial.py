@@ -68,8 +68,7 @@ def probe_step(X, y, column, n_buckets, settings, n_columns, n_jobs=None):
     y = y[rows]
     n_columns = budget // (4 * max(features.size, 1))
     n_buckets = int(np.clip(n_columns, 2, n_buckets))
-    column, at_once = column % n_buckets, max(n_columns // n_buckets, 1)
-    column = column.astype(kind)
+    column, at_once = (column % n_buckets).astype(kind), max(n_columns // n_buckets, 1)
     held, train_rows = np.split(order, [order.size // 5])
     n_epochs = int(np.clip(-(-_PROBE_VISITS // train_rows.size), 3, 5))
     share = train_rows.size / settings.train.size
@@ -81,9 +80,8 @@ def probe_step(X, y, column, n_buckets, settings, n_columns, n_jobs=None):
         slow=settings.slow[np.append(features, -1)] * np.float32(share),
         train=train_rows,
         held=held,
-        decay=_steps.falling(n_epochs, 1, 0),
         unit=None,
-    )
+    ).with_epochs(n_epochs)
     n_threads = 1 if rows_of(X).in_batches else effective_n_jobs(n_jobs)
     losses = {}
 
@@ -171,10 +169,8 @@ def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
     by_products = _PROBE_PRODUCTS / (X.shape[1] * n_buckets)
     most = min(_N_PROBE, by_products, _PROBE_ROWS_BYTES / (4 * X.shape[1]))
     rows = rows[: max(int(most), _steps.TRIAL_ROWS)]
-    X, y = _dense.float_rows(X, rows), column[y[rows]]
-    moved = None if settings.moved is None else settings.moved[rows]
-    if moved is None:
-        moved = settings.metric.apply(X)
+    X, y, moved = _dense.float_rows(X, rows), column[y[rows]], settings.moved
+    moved = settings.metric.apply(X) if moved is None else moved[rows]
     held, train_rows = np.split(np.arange(rows.size, dtype=np.int32), [rows.size // 5])
     trial = _settings_of(
         settings,
@@ -187,8 +183,7 @@ def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
     )
     n_threads = effective_n_jobs(n_jobs)
     table = np.arange(n_buckets, dtype=kind)[:, None]
-    shapes = (X.shape[1], n_buckets), n_buckets
-    start = tuple(np.zeros(shape, np.float32) for shape in shapes)
+    start = np.zeros((X.shape[1], n_buckets), np.float32), np.zeros(n_buckets, "f")
     if settings.starts:
         _dense.start_from_means(X, y, table, *start, 0, trial, n_threads)
     held_rows, own, weight = X[held], y[held], trial.row_weight(held)
@@ -198,20 +193,18 @@ def probe_dense(X, y, column, n_buckets, settings, n_jobs=None):
         if (power, n_epochs) not in losses:
             W, b = (array.copy() for array in start)
             columns = Columns(W, b, 0, b.size, zero=False, n_threads=n_threads)
-            settings = trial.scaled(2.0**power)._replace(
-                decay=_steps.falling(n_epochs, 1, 0)
-            )
+            settings = trial.scaled(2.0**power).with_epochs(n_epochs)
             train(X, Targets.of(y), table, columns, settings)
             log_proba = bucket_proba(held_rows, W, b, b.size, True)[:, 0]
             losses[power, n_epochs] = _scaled_loss(log_proba, own, weight)
         return losses[power, n_epochs]
 
-    best, n_epochs = 3, 1
-    while True:
+    def better(best):
         near = [p for p in (best, best - 1, best + 1) if p in _PROBE_POWERS]
-        new = min(near, key=lambda power: loss(power, n_epochs))
-        if new == best:
-            break
+        return min(near, key=lambda power: loss(power, 1))
+
+    best, n_epochs = 3, 1
+    while (new := better(best)) != best:
         best = new
     while 2 * n_epochs <= n_most:
         new = min((best - 1, best), key=lambda power: loss(power, 2 * n_epochs))

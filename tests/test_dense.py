@@ -230,16 +230,16 @@ def test_a_product_is_subtracted_in_tiles(m, d, n):
     rng = np.random.default_rng(0)  # small integers, whose sums are exact
     A, B, C = (
         rng.integers(-9, 10, shape).astype(np.float32)
-        for shape in ((m, d), (m, n + 7), (d, n + 7))
+        for shape in ((m, d), (m, n + 7), (d, n + 10))
     )
     packed = np.zeros(packed_shape(m + 3, d), np.float32)  # room for more rows
     half = len(packed) // 2
     for start, stop in ((0, half), (half, len(packed))):
-        pack_negative(A, packed[:, :m], start, stop)
+        pack_negative(A, packed, start, stop)
     expected = C.copy()
-    expected[:, 2 : n + 2] -= A.T @ B[:, 2 : n + 2]
+    expected[:, 5 : n + 5] -= A.T @ B[:, 2 : n + 2]
     for start, stop in ((2, 2 + n // 2), (2 + n // 2, n + 2)):
-        subtract_product(packed[:, :m], B, C, start, stop)
+        subtract_product(packed, B, C, 3, start, stop)
     assert_array_equal(C, expected)
 
 
