@@ -42,43 +42,41 @@ def decode_stages(scores, table, k, *, merge="sum", offset=None):
             best = decode_topk(first, codes, k, merge=merge, offset=part)
             indices[:, r], values[:, r] = best
     else:
-        (table,), (bounds, levels) = read_only(table), offset_levels(offset)
-        starts = aligned((R if offset.size else 0, LEVELS, LANES), np.uint8)
-        deficits = aligned((R, B, LANES), np.float32)
-        lanes = aligned((R, B, LANES), np.uint8)
-        limits = aligned((R, LANES), np.uint8)
-        adds = MERGES[merge].is_sum
+        (table,), rounded = read_only(table), offset_levels(offset)
+        work = (
+            aligned((R, B, LANES), np.float32),
+            aligned((R, B, LANES), np.uint8),
+            aligned((R if offset.size else 0, LEVELS, LANES), np.uint8),
+            aligned((R, LANES), np.uint8),
+        )
         for row in range(0, n, LANES):
             rows = slice(row, row + LANES)
-            task = scores[rows], table, adds, offset, share, bounds, levels
-            work = deficits, lanes, starts, limits
-            _stages_block(*task, *work, indices[rows], values[rows])
+            task = scores[rows], table, MERGES[merge].is_sum, offset, share, rounded
+            _stages_block(*task, work, indices[rows], values[rows])
     return indices, values
 
 
 @njit(fastmath=False)
 def _stages_block(
-    scores, table, adds, offset, share, bounds, levels, deficits, lanes, starts, limits,
-    indices, values,
+    scores, table, adds, offset, share, rounded, work, indices, values
 ):  # fmt: skip
     """Write the best classes of up to LANES rows to indices and values (n, R, n_best).
 
     adds: whether scores are added, or else their minimum is taken; share (R,): of the
-    offset in each stage; bounds, levels: of `offset_levels`. Space to work in:
-    deficits and lanes (R, B, LANES), starts (R, LEVELS, LANES), or none without
-    offset, limits (R, LANES).
+    offset in each stage; rounded: by `offset_levels`. Space to work in: deficits and
+    lanes (R, B, LANES), starts (R, LEVELS, LANES), or none without offset, limits
+    (R, LANES).
     """
     n, R, n_best = indices.shape
     K, last_stage = table.shape[0], R - 1
+    (bounds, levels), (deficits, lanes, starts, limits) = rounded, work
     has_offset = offset.shape[0] > 0
     begin = 0 if has_offset else 1
     ceiling, span, error = _stages_deficits(scores, adds, share, bounds, deficits)
     every_row = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(LANES - n)
     scale = np.zeros(n)
     n_seen = np.zeros(scores.shape[2], dtype=np.int64)
-    for r in range(R):
-        for i in range(LANES):
-            limits[r, i] = 0
+    limits[:] = 0
     first, stop = 0, n_best
     while first < K:
         for k in range(first, stop):
@@ -144,8 +142,6 @@ def _stages_limit(worst, ceiling, error, scale):
 @njit(inner=True, fastmath=False)
 def _stages_deficits(scores, adds, share, bounds, deficits):
     """Write deficits (R, B, LANES); return float64 bounds for each row.
-
-    share, bounds: as in `_stages_block`.
 
     ceiling (n, R): no class scores more in a stage. span (n,): no finite score is
     further below the ceiling. error (n,): of the float32 sums.
