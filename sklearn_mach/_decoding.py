@@ -84,11 +84,6 @@ class Merge(NamedTuple):
     middle: Callable | None = None  # of R: which two of the sorted scores it averages
     by_stages: bool = False  # whether `_stages` has a kernel for it
 
-    @property
-    def is_searched(self):
-        """Whether `_topk` has a bound of 8 bits for it."""
-        return self.is_sum or self.middle is not None
-
 
 class Decoder(NamedTuple):
     """What makes a class's score of its bucket probabilities, and a probability of it.
@@ -166,7 +161,8 @@ def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
     values = np.empty((n, k), dtype=np.float32)
     (table,), offset = read_only(table), offset_array(offset, merge)
     kind = MERGES[merge]
-    if is_long(k, len(table)) or not kind.is_searched:
+    has_bound = kind.is_sum or kind.middle is not None  # in `_topk`, of 8 bits
+    if is_long(k, len(table)) or not has_bound:
         _decode_long(scores, table, merge, offset, indices, values)
         return indices, values
     if prepared is None or prepared.levels.size != offset.size:

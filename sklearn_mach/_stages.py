@@ -13,7 +13,7 @@ import numpy as np
 from ._compat import njit, read_only
 from ._decoding import MERGES, decode_topk, is_long, offset_array
 from ._lanes import LANES, aligned, lanes_of_stages, lowest_bit
-from ._topk import FAR, LEVELS, TOP, insert, offset_levels
+from ._topk import FAR, LEVELS, TOP, insert, limit_of_sums, offset_levels
 
 
 def decode_stages(scores, table, k, *, merge="sum", offset=None):
@@ -105,9 +105,9 @@ def _stages_block(
                         insert(k, total, r, indices[i], values[i])
                         if k < n_best:  # there is no k-th best yet
                             continue
-                        limits[r, i] = _stages_limit(
-                            values[i, r, n_best - 1], ceiling[i, r], error[i], scale[i]
-                        )
+                        worst = values[i, r, n_best - 1]
+                        limit = limit_of_sums(worst, ceiling[i, r], error[i], scale[i])
+                        limits[r, i] = limit + 1  # which a sum must be below
         first, stop = stop, min(4 * stop, K)
         for i in range(n):
             worst = values[i, last_stage, n_best - 1]
@@ -125,18 +125,9 @@ def _stages_block(
                     units = share[r] * bounds[1] * j * inverse
                     starts[r, j, i] = np.uint8(min(units, 255.0))
             for r in range(begin, R):
-                limits[r, i] = _stages_limit(
-                    values[i, r, n_best - 1], ceiling[i, r], error[i], scale[i]
-                )
-
-
-@njit(inner=True, fastmath=False)
-def _stages_limit(worst, ceiling, error, scale):
-    """Least 8-bit sum of a class that is not better than the k-th best of a stage."""
-    if worst == -np.inf:
-        return np.uint8(255)
-    units = (ceiling - worst + error) * scale * (1 + 1e-9)
-    return np.uint8(min(units + 1, 255.0))
+                worst = values[i, r, n_best - 1]
+                limit = limit_of_sums(worst, ceiling[i, r], error[i], scale[i])
+                limits[r, i] = limit + 1
 
 
 @njit(inner=True, fastmath=False)

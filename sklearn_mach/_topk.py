@@ -161,9 +161,9 @@ def _topk_each(scores, table, offset, indices, values):
 
 
 @njit(inner=True, fastmath=False)
-def _layout(scores, first, n, middle, bounds, space):
-    """Write the lanes and the frame, but for the units, of n rows from the first."""
-    R = scores.shape[1]
+def _layout(scores, middle, bounds, space):
+    """Write the lanes of rows, and the frame but for the units."""
+    n, R, B = scores.shape
     lanes, frame = space.lanes, space.frame
     for i in range(n):
         frame[0, i] = bounds[0]
@@ -173,8 +173,8 @@ def _layout(scores, first, n, middle, bounds, space):
         for i in range(n):
             highest, lowest = _NEVER, -_NEVER
             if middle is None:
-                for b in range(scores.shape[2]):
-                    t = scores[first + i, r, b]
+                for b in range(B):
+                    t = scores[i, r, b]
                     highest = t if t > highest else highest
                     t = t if t > _NEVER else -_NEVER
                     lowest = t if t < lowest else lowest
@@ -182,8 +182,8 @@ def _layout(scores, first, n, middle, bounds, space):
                 if highest > _NEVER:
                     frame[1, i] += np.float64(highest) - np.float64(lowest)
                     frame[2, i] += -lowest if -lowest > highest else highest
-            for b in range(scores.shape[2]):
-                t = scores[first + i, r, b]
+            for b in range(B):
+                t = scores[i, r, b]
                 if middle is None:
                     t = highest - t if t > _NEVER else FAR
                 lanes[r, b, i] = t
@@ -192,25 +192,32 @@ def _layout(scores, first, n, middle, bounds, space):
 
 
 @njit(inner=True, fastmath=False)
+def limit_of_sums(worst, ceiling, error, scale):
+    """Largest sum of units of a class that may be better than the k-th best."""
+    units = 254.0
+    if worst > _NEVER:
+        units = (ceiling - worst + error) * scale * (1 + 1e-9)
+        units = units if units < 254.0 else 254.0
+    return np.uint8(units)
+
+
+@njit(inner=True, fastmath=False)
 def _limit(middle, worst, frame, i):
-    """Largest 8-bit sum of a class that may be better than the k-th best."""
+    """Largest sum of terms of a class that may be better than the k-th best."""
     if middle is None:
-        units = 254.0
-        if worst > _NEVER:
-            units = (frame[0, i] - worst + frame[2, i]) * frame[3, i] * (1 + 1e-9)
-            units = units if units < 254.0 else 254.0
-        limit = np.uint8(units)
+        limit = limit_of_sums(worst, frame[0, i], frame[2, i], frame[3, i])
     else:
         limit = np.uint8(middle[1] if middle[1] < 255 else 255)
     return limit
 
 
 @njit(inner=True, fastmath=False)
-def _round_down(values, first, n, middle, bounds, space):
-    """Write units, limits, terms and starts of n rows, from the first, of values."""
+def _round_down(values, middle, bounds, space):
+    """Write units, limits, terms and starts of the rows of values."""
     lanes, frame, terms, starts = space.lanes, space.frame, space.terms, space.starts
+    n, n_best = values.shape
     for i in range(n):
-        worst = values[first + i, values.shape[1] - 1]
+        worst = values[i, n_best - 1]
         if middle is None:
             gap = frame[1, i]
             if worst > _NEVER and frame[0, i] - worst < gap:
@@ -248,12 +255,12 @@ def _topk_block(scores, table, middle, offset, prepared, space, own, indices, va
     every_row = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(LANES - n)
     for i in range(n, LANES):
         limits[i] = 0
-    _layout(scores, 0, n, middle, bounds, space)
+    _layout(scores, middle, bounds, space)
     first, last = 0, _FIRST * n_best
     while first < K:
         last = last if last < K else K
         if first > 0:
-            _round_down(values, 0, n, middle, bounds, space)
+            _round_down(values, middle, bounds, space)
         for k in range(first, last):
             mask = every_row
             if first > 0:
@@ -278,22 +285,19 @@ def _topk_rows(scores, table, middle, offset, prepared, space, own, indices, val
     The starts are the last of the terms, and zeros without offset.
     """
     n, n_best = indices.shape
-    K = table.shape[0]
-    codes, limits = prepared.codes, space.limits
+    K, B = table.shape[0], scores.shape[2]
+    bounds, codes, limits = prepared.bounds, prepared.codes, space.limits
     for i in range(n):
-        _layout(scores, i, 1, middle, prepared.bounds, space)
+        _layout(scores[i : i + 1], middle, bounds, space)
         first, last = 0, n_best // LANES + 1
         while first < codes.shape[0]:
             last = last if last < codes.shape[0] else codes.shape[0]
             if first > 0:
-                _round_down(values, i, 1, middle, prepared.bounds, space)
+                _round_down(values[i : i + 1], middle, bounds, space)
             for tile in range(first, last):
                 mask = np.uint64(0xFFFFFFFFFFFFFFFF)
                 if first > 0:
-                    n_buckets = scores.shape[2]
-                    mask = classes_within(
-                        space.terms, codes, tile, limits[0], n_buckets
-                    )
+                    mask = classes_within(space.terms, codes, tile, limits[0], B)
                 while mask:
                     k = tile * LANES + lowest_bit(mask)
                     mask &= mask - np.uint64(1)
