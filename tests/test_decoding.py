@@ -2,10 +2,10 @@
 
 import tracemalloc
 
-import numba
 import numpy as np
 import pytest
 import reference
+from learners import COMPILED, needs_compilation
 from numpy.testing import assert_array_equal
 
 from sklearn_mach import _decoding, _stages, _topk
@@ -21,7 +21,6 @@ from sklearn_mach._decoding import (
 )
 from sklearn_mach._stages import decode_stages
 
-COMPILED = not numba.config.DISABLE_JIT
 MERGES = ["sum", "min", "median"]
 
 
@@ -163,7 +162,7 @@ def test_blocks_of_rows_change_nothing_in_long_lists(monkeypatch, n_bytes):
     check(scores, table, 1_100)
 
 
-@pytest.mark.skipif(not COMPILED, reason="too slow at the sizes that show it")
+@needs_compilation
 def test_memory_of_long_lists_does_not_hold_all_scores():
     rng = np.random.default_rng(0)
     n, K, k = 64, 40_000, 2_001

@@ -10,8 +10,6 @@ from numpy.testing import assert_array_equal
 from sklearn_mach import _lanes
 from sklearn_mach._lanes import LANES, ROWS, aligned
 
-COMPILED = not numba.config.DISABLE_JIT
-
 
 @cache
 def kernel(name, n_args):

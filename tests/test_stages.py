@@ -1,16 +1,14 @@
 """The best classes stage by stage, against full sorts of the first repetitions."""
 
-import numba
 import numpy as np
 import pytest
 import reference
+from learners import COMPILED
 from numpy.testing import assert_array_equal
 from test_decoding import KINDS, MERGES, draw
 
 from sklearn_mach._decoding import decode_topk
 from sklearn_mach._stages import decode_stages
-
-COMPILED = not numba.config.DISABLE_JIT
 
 
 def check_stages(scores, table, k, merge, offset=None):
