@@ -23,7 +23,7 @@ from ._compat import njit
 from ._lanes import LANES, aligned, classes_within, lanes_within, lowest_bit
 
 LEVELS = 32  # values to which offsets are rounded in the 8-bit sums
-TOP = 250.0  # 8-bit deficit of the k-th best class when a scale is chosen
+_TOP = 250.0  # 8-bit deficit of the k-th best class when a scale is chosen
 FAR = np.float32(3e38)  # deficit of a score of -inf
 _FIRST = 4  # times k: classes scored in float32 before the 8-bit sums begin
 _FEW = 12  # rows that are faster one by one than as a block of LANES, with look-ups
@@ -192,6 +192,16 @@ def _layout(scores, middle, bounds, space):
 
 
 @njit(inner=True, fastmath=False)
+def scale_of_sums(worst, ceiling, span, error):
+    """Units in a deficit of 1, of which the k-th best class has _TOP."""
+    gap = span
+    if worst > _NEVER and ceiling - worst < gap:
+        gap = ceiling - worst
+    gap += error
+    return _TOP / (gap if gap > 1e-30 else 1e-30)
+
+
+@njit(inner=True, fastmath=False)
 def limit_of_sums(worst, ceiling, error, scale):
     """Largest sum of units of a class that may be better than the k-th best."""
     units = 254.0
@@ -219,11 +229,7 @@ def _round_down(values, middle, bounds, space):
     for i in range(n):
         worst = values[i, n_best - 1]
         if middle is None:
-            gap = frame[1, i]
-            if worst > _NEVER and frame[0, i] - worst < gap:
-                gap = frame[0, i] - worst
-            gap += frame[2, i]
-            frame[3, i] = TOP / (gap if gap > 1e-30 else 1e-30)
+            frame[3, i] = scale_of_sums(worst, frame[0, i], frame[1, i], frame[2, i])
             frame[4, i] = frame[3, i] * (1 - 1e-6)  # more than a deficit's rounding
         else:
             frame[3, i] = worst
