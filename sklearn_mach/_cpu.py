@@ -1,7 +1,6 @@
 """The CPU as a kind of device: what `_backends` asks of it."""
 
 from . import _training
-from ._progress import SilentTask
 
 NAMES = "'cpu'"
 NUMBERED = False
@@ -16,12 +15,8 @@ def batch_size(options, n_samples):
     return options["batch_size"]
 
 
-def train_all(
-    number, X, targets, table, W, b, first, zero, settings, n_jobs, task=SilentTask
-):
-    return _training.train_all(
-        X, targets, table, W, b, first, zero, settings, n_jobs, task
-    )
+def train_all(number, *args, **options):
+    return _training.train_all(*args, **options)
 
 
 def scorer(number, linear, table, kept):

@@ -137,23 +137,21 @@ def scorer(number, linear, table, kept):
     with _PREDICTING:  # threads that come together make one copy
         if ("cuda", number) not in kept:
             kept.clear()
-            arrays = *linear.storage.dense(), table, linear.n_buckets
-            kept["cuda", number] = Scorer(_copy(number, *arrays))
+            W, b = linear.storage.dense()
+            gpu = modules()
+            numbers = W.shape[0] * (b.size + 31) + table.size + table.shape[0]
+            needed = 4 * numbers + _WORKSPACE // 2
+            free = gpu.kernels.free_memory(number)
+            if needed > free:
+                raise MemoryError(
+                    f"The model takes {needed} bytes ({format_bytes(needed)}) of the "
+                    f"GPU's memory to predict, but only {free} bytes "
+                    f"({format_bytes(free)}) are free. Set device_ = 'cpu' to predict "
+                    "on the CPU."
+                )
+            model = gpu.model.Model(W, b, table, linear.n_buckets, number)
+            kept["cuda", number] = Scorer(model)
         return kept["cuda", number]
-
-
-def _copy(number, W, b, table, n_buckets):
-    gpu = modules()
-    numbers = W.shape[0] * (b.size + 31) + table.size + table.shape[0]
-    needed = 4 * numbers + _WORKSPACE // 2
-    free = gpu.kernels.free_memory(number)
-    if needed > free:
-        raise MemoryError(
-            f"The model takes {needed} bytes ({format_bytes(needed)}) of the GPU's "
-            f"memory to predict, but only {free} bytes ({format_bytes(free)}) are "
-            "free. Set device_ = 'cpu' to predict on the CPU."
-        )
-    return gpu.model.Model(W, b, table, n_buckets, number)
 
 
 class Scorer(NamedTuple):

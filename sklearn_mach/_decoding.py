@@ -20,15 +20,12 @@ import numpy as np
 from ._calibration import proba_above_chance, proba_by_scalars, proba_by_sum
 from ._compat import njit, read_only
 from ._lanes import LANES, ROWS, aligned, has_lookup, min_class, sum_class
-from ._topk import offset_levels, search
+from ._topk import Prepared, offset_levels, search
 
 _TILE = 1024  # classes merged before their scores are used: 128 KB of scores
 _LONG_BYTES = 1 << 26  # of the classes gathered for long lists, at least for one row
 
 
-# ---------------------------------------------------------------------------
-# Merges and decoders
-# ---------------------------------------------------------------------------
 # Sums have a fixed order, so nothing here is compiled with fast-math. The kernels of
 # tiles write the scores of classes first..last-1 of all rows into tile (_TILE, ROWS).
 
@@ -87,11 +84,6 @@ class Merge(NamedTuple):
     middle: Callable | None = None  # of R: which two of the sorted scores it averages
     by_stages: bool = False  # whether `_stages` has a kernel for it
 
-    @property
-    def is_searched(self):
-        """Whether `_topk` has a bound of 8 bits for it."""
-        return self.is_sum or self.middle is not None
-
 
 class Decoder(NamedTuple):
     """What makes a class's score of its bucket probabilities, and a probability of it.
@@ -119,20 +111,6 @@ DECODERS = {
     "min": Decoder("min", is_log=False, to_proba=proba_by_sum),
     "median": Decoder("median", is_log=False, to_proba=proba_by_sum),
 }
-
-
-# ---------------------------------------------------------------------------
-# From scores to classes
-# ---------------------------------------------------------------------------
-
-
-class Prepared(NamedTuple):
-    """What `decode_topk` can know before it sees scores: plain arrays."""
-
-    bounds: np.ndarray  # (3,), highest offset, step of the levels, largest magnitude
-    levels: np.ndarray  # (K,), uint8: offset[k] <= bounds[0] - bounds[1] * levels[k];
-    # empty for no offset, when the bounds are 0
-    codes: np.ndarray  # (n_tiles, R + 1, LANES), uint8: table and levels by class
 
 
 def prepare(table, n_buckets, offset=None):
@@ -178,20 +156,20 @@ def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
     values : ndarray of shape (n, k), float32
         Their scores, as `decode_scores` gives them.
     """
-    n, R, B = scores.shape
-    K = table.shape[0]
+    n, R, _ = scores.shape
     indices = np.empty((n, k), dtype=np.int64)
     values = np.empty((n, k), dtype=np.float32)
     (table,), offset = read_only(table), offset_array(offset, merge)
     kind = MERGES[merge]
-    if is_long(k, K) or not kind.is_searched:
+    has_bound = kind.is_sum or kind.middle is not None  # in `_topk`, of 8 bits
+    if is_long(k, len(table)) or not has_bound:
         _decode_long(scores, table, merge, offset, indices, values)
         return indices, values
-    if prepared is None or prepared.levels.size < offset.size:
-        none = np.empty((0, R + 1, LANES), dtype=np.uint8)
-        prepared = Prepared(*offset_levels(offset), none)
-    elif prepared.levels.size > offset.size:  # the levels in the codes count nothing
-        prepared = Prepared(*offset_levels(offset), prepared.codes)
+    if prepared is None or prepared.levels.size != offset.size:
+        codes = np.empty((0, R + 1, LANES), dtype=np.uint8)
+        if prepared is not None and not offset.size:
+            codes = prepared.codes  # the levels in them count nothing
+        prepared = Prepared(*offset_levels(offset), codes)
     middle = None if kind.is_sum else kind.middle(R)
     search(scores, table, middle, offset, prepared, indices, values)
     return indices, values
@@ -208,37 +186,31 @@ def _decode_long(scores, table, merge, offset, indices, values):
     A row gathers the classes that beat the k-th best of those before, and whenever it
     has gathered some k or more beyond k, only the k best stay.
     """
-    (n, R, B), (_, k), K = scores.shape, indices.shape, table.shape[0]
+    (n, k), K = indices.shape, table.shape[0]
     room = min(2 * k + _TILE, K)
     n_rows = min(max(_LONG_BYTES // (8 * room), 1), ROWS, max(n, 1))
     found = np.empty((n_rows, room), dtype=np.int32)
     found_scores = np.empty((n_rows, room), dtype=np.float32)
-    lanes, work, tile = _tile_work(R, B)
-    for row in range(0, n, n_rows):
-        block = scores[row : row + n_rows]
-        lanes[:, :, : len(block)] = block.transpose(1, 2, 0)
-        counts = np.zeros(len(block), dtype=np.int64)
-        worst = np.full(len(block), np.nan, dtype=np.float32)  # worse than every score
-        for first in range(0, K, _TILE):
-            last = min(first + _TILE, K)
+    for rows, merged in _blocks(scores, table, merge, offset, n_rows):
+        counts = np.zeros(len(indices[rows]), dtype=np.int64)
+        worst = np.full(len(counts), np.nan, dtype=np.float32)  # worse than every score
+        for first, last in _tiles(K):
             for i in np.flatnonzero(counts + (last - first) > room):
-                counts[i], worst[i] = _keep_best(
-                    found[i], found_scores[i], counts[i], k
-                )
-            MERGES[merge].tile(lanes, table, offset, first, last, work, tile)
-            _gather(tile, first, last, worst, counts, found, found_scores)
+                worst[i] = _keep_best(found[i], found_scores[i], counts[i], k)
+                counts[i] = k
+            _gather(merged(first, last), first, worst, counts, found, found_scores)
         for i, count in enumerate(counts):
             if count > k:
                 _keep_best(found[i], found_scores[i], count, k)
             order = np.argsort(-found_scores[i, :k], kind="stable")
-            indices[row + i] = found[i, order]
-            values[row + i] = found_scores[i, order]
+            indices[rows][i] = found[i, order]
+            values[rows][i] = found_scores[i, order]
 
 
 def _keep_best(found, scores, count, k):
     """Move the k best of the first `count` classes to the front, in ascending order.
 
-    Returns their number and the score of the worst.
+    Returns the score of the worst.
     """
     t = scores[:count]
     worst = np.partition(t, count - k)[count - k]
@@ -246,7 +218,7 @@ def _keep_best(found, scores, count, k):
     ties = np.flatnonzero(t == worst)
     is_kept[ties[: k - np.count_nonzero(is_kept)]] = True
     found[:k], scores[:k] = found[:count][is_kept], t[is_kept]
-    return k, worst
+    return worst
 
 
 def decode_scores(scores, table, *, merge="sum", offset=None, out=None):
@@ -256,20 +228,13 @@ def decode_scores(scores, table, *, merge="sum", offset=None, out=None):
     The sum starts from 0 and adds repetition 0, 1, ..., R-1 and then the offset in this
     order in float32, so that a row has the same scores in every batch.
     """
-    n, R, B = scores.shape
-    K = table.shape[0]
+    n, K = scores.shape[0], table.shape[0]
     if out is None:
         out = np.empty((n, K), dtype=np.float32)
-    (table,), offset = read_only(table), offset_array(offset, merge)
-    lanes, work, tile = _tile_work(R, B)
-    for row in range(0, n, ROWS):
-        block = out[row : row + ROWS]
-        n_rows = len(block)
-        lanes[:, :, :n_rows] = scores[row : row + ROWS].transpose(1, 2, 0)
-        for first in range(0, K, _TILE):
-            last = min(first + _TILE, K)
-            MERGES[merge].tile(lanes, table, offset, first, last, work, tile)
-            block[:, first:last] = tile[: last - first, :n_rows].T
+    for rows, merged in _blocks(scores, table, merge, offset):
+        block = out[rows]
+        for first, last in _tiles(K):
+            block[:, first:last] = merged(first, last)[:, : len(block)].T
     return out
 
 
@@ -278,23 +243,14 @@ def rank_of(scores, table, y, *, merge="sum", offset=None):
 
     The order is by score, highest first, then by class index; rank 0 is the best.
     """
-    n, R, B = scores.shape
-    K = table.shape[0]
-    ranks = np.zeros(n, dtype=np.int64)
+    ranks = np.zeros(len(scores), dtype=np.int64)
     y = np.ascontiguousarray(y, dtype=np.int64)
-    (table,), offset = read_only(table), offset_array(offset, merge)
-    lanes, work, tile = _tile_work(R, B)
     own = np.empty(ROWS, dtype=np.float32)
-    for row in range(0, n, ROWS):
-        rows = slice(row, row + ROWS)
-        lanes[:, :, : len(y[rows])] = scores[rows].transpose(1, 2, 0)
+    for rows, merged in _blocks(scores, table, merge, offset):
         for i, k in enumerate(y[rows]):
-            MERGES[merge].tile(lanes, table, offset, k, k + 1, work, tile)
-            own[i] = tile[0, i]
-        for first in range(0, K, _TILE):
-            last = min(first + _TILE, K)
-            MERGES[merge].tile(lanes, table, offset, first, last, work, tile)
-            _count_before(tile, first, last, own, y[rows], ranks[rows])
+            own[i] = merged(k, k + 1)[0, i]
+        for first, last in _tiles(len(table)):
+            _count_before(merged(first, last), first, own, y[rows], ranks[rows])
     return ranks
 
 
@@ -305,32 +261,50 @@ def offset_array(offset, merge):
     return read_only(offset)[0]
 
 
-def _tile_work(R, B):
-    """Lanes, sorting space and a tile of scores for the float32 blocks."""
+def _tiles(K):
+    """First classes, and those behind the last, of the tiles of K classes."""
+    return [(first, min(first + _TILE, K)) for first in range(0, K, _TILE)]
+
+
+def _blocks(scores, table, merge, offset, n_rows=ROWS):
+    """Slices of n_rows rows, each with a function that merges some classes of the rows.
+
+    It takes the first and the one behind the last, and gives their scores (., ROWS) in
+    an array that the next call overwrites.
+    """
+    _, R, B = scores.shape
+    (table,), offset = read_only(table), offset_array(offset, merge)
     shapes = (R, B, ROWS), (R, ROWS), (_TILE, ROWS)
-    return [aligned(shape, np.float32) for shape in shapes]
+    lanes, work, tile = (aligned(shape, np.float32) for shape in shapes)
+
+    def merged(first, last):
+        MERGES[merge].tile(lanes, table, offset, first, last, work, tile)
+        return tile[: last - first]
+
+    for row in range(0, len(scores), n_rows):
+        rows = slice(row, row + n_rows)
+        lanes[:, :, : len(scores[rows])] = scores[rows].transpose(1, 2, 0)
+        yield rows, merged
 
 
 @njit(fastmath=False)
-def _gather(tile, first, last, worst, counts, found, scores):
-    """Append the classes first..last-1 that beat `worst` (n,) to those found (n, room).
+def _gather(tile, first, worst, counts, found, scores):
+    """Append the classes of a tile that beat `worst` (n,) to those found (n, room).
 
     counts (n,): how many there are; worst is NaN where every class is to be taken.
     """
-    for k in range(first, last):
-        total = tile[k - first]
+    for k in range(tile.shape[0]):
         for i in range(counts.shape[0]):
-            if not total[i] <= worst[i]:
-                found[i, counts[i]] = k
-                scores[i, counts[i]] = total[i]
+            if not tile[k, i] <= worst[i]:
+                found[i, counts[i]] = first + k
+                scores[i, counts[i]] = tile[k, i]
                 counts[i] += 1
 
 
 @njit(fastmath=False)
-def _count_before(tile, first, last, own, y, ranks):
-    """Add to ranks (n,) the classes first..last-1 before y (n,), of scores own (n,)."""
-    for k in range(first, last):
-        total = tile[k - first]
+def _count_before(tile, first, own, y, ranks):
+    """Add to ranks (n,) the classes of a tile before y (n,), of scores own (n,)."""
+    for k in range(tile.shape[0]):
         for i in range(y.shape[0]):
-            tie = total[i] == own[i] and k < y[i]
-            ranks[i] += total[i] > own[i] or tie
+            tie = tile[k, i] == own[i] and first + k < y[i]
+            ranks[i] += tile[k, i] > own[i] or tie

@@ -24,6 +24,7 @@ import scipy.sparse as sp
 from ._compat import njit
 from ._gpu_kernels import (
     GRADIENT,
+    csr_to_device,
     gemm,
     kernels,
     n_threads,
@@ -47,17 +48,17 @@ def _gather(data, indices, indptr, rows, first, out_data, out_indices):
             out_indices[first[t] + p] = indices[start + p]
 
 
-@njit
+def _starts(sizes):
+    """Where each of some stretches begins, and the end."""
+    return np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+
+
 def _targets_of(starts, classes, rows):
     """Starts and classes, as of `Targets`, of some rows in their order."""
-    first = np.zeros(rows.shape[0] + 1, np.int64)
-    for t in range(rows.shape[0]):
-        first[t + 1] = first[t] + starts[rows[t] + 1] - starts[rows[t]]
-    out = np.empty(first[-1], np.int32)
-    for t in range(rows.shape[0]):
-        for p in range(first[t + 1] - first[t]):
-            out[first[t] + p] = classes[starts[rows[t]] + p]
-    return first, out
+    sizes = starts[rows + 1] - starts[rows]
+    first = _starts(sizes)
+    places = np.repeat(starts[rows] - first[:-1], sizes) + np.arange(first[-1])
+    return first, classes[places]
 
 
 class _Rows:
@@ -74,8 +75,7 @@ class _Rows:
         else:  # a dense number takes a sixteenth of the space of an entry being sorted
             self.sizes = np.full(X.shape[0], -(-X.shape[1] // 16))
         if resident and self.sparse:
-            kinds = ((X.data, np.float32), (X.indices, np.int32), (X.indptr, np.int64))
-            self.X = [to_device(array, dtype) for array, dtype in kinds]
+            self.X = csr_to_device(X)
         elif resident:
             self.X = to_device(X, np.float32)
 
@@ -107,8 +107,7 @@ class _Rows:
         """Copy rows of X through pinned memory; returns when they are there."""
         X = self.X
         if self.sparse:
-            lengths = X.indptr[rows + 1] - X.indptr[rows]
-            first = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+            first = _starts(self.sizes[rows])
             n_entries = max(int(first[-1]), 1)  # no buffer may be empty
             data = cupyx.empty_pinned(n_entries, np.float32)
             indices = cupyx.empty_pinned(n_entries, np.int32)
@@ -259,7 +258,7 @@ class _Turn:
                 cupy.asarray(array[part] * has_classes, dtype=np.float32)
                 for array in (s.step, s.weight)
             )
-            starts, classes = cupy.asarray(starts), cupy.asarray(classes)
+            starts, classes = cupy.asarray(starts), cupy.asarray(classes, np.int32)
             losses = cupy.zeros((len(part), self.R), np.float32)
             if learn and not dense:
                 transposed = self._transpose(chunk, part)
@@ -271,6 +270,8 @@ class _Turn:
                 X = chunk[batch] if dense else (*chunk[:3], chunk[3][batch])
                 if dense:
                     gemm(False, X, self.W, self.Z[:n_rows])
+                targets = starts[t : batch.stop + 1], classes, self.table
+                steps = step[batch], weight[batch], device_rate, factor, losses[batch]
                 score_rows(
                     n_rows,
                     None if dense else X,
@@ -280,16 +281,7 @@ class _Turn:
                     (self.R, self.B),
                     GRADIENT,
                     self.Z,
-                    (
-                        starts[t : batch.stop + 1],
-                        classes,
-                        self.table,
-                        step[batch],
-                        weight[batch],
-                        device_rate,
-                        factor,
-                        losses[batch],
-                    ),
+                    (*targets, *steps),
                 )
                 if not learn:
                     continue
@@ -338,27 +330,12 @@ class _Turn:
             entries = 0, *[self.b] * 4  # intercept only
         n_features, *entries = entries
         threads = n_threads(self.pitch)
-        self.kernels.update(
-            (n_features + 1, -(-self.pitch // (4 * threads))),
-            (threads,),
-            (
-                *entries,
-                step,
-                self.slowed_gain,
-                np.int32(n_rows),
-                np.float32(factor),
-                np.float32(self.bound),
-                np.float32(self.bias),
-                np.float32(1 / self.scale),
-                rate,
-                np.int32(self.R),
-                np.int32(self.B),
-                np.int32(self.pitch),
-                self.Z,
-                self.W,
-                self.b,
-            ),
-        )
+        grid = n_features + 1, -(-self.pitch // (4 * threads))
+        sizes = factor, self.bound, self.bias, 1 / self.scale
+        args = *entries, step, self.slowed_gain, np.int32(n_rows)
+        args += *map(np.float32, sizes), rate
+        args += *map(np.int32, (self.R, self.B, self.pitch)), self.Z, self.W, self.b
+        self.kernels.update(grid, (threads,), args)
 
     def _transpose(self, chunk, part):
         """A function from the number of a batch of the chunk to its entries by feature.
@@ -368,14 +345,11 @@ class _Turn:
         """
         size = self.settings.batch_size
         n_batches = -(-len(part) // size)
-        first = np.zeros(len(part) + 1, np.int64)
-        np.cumsum(self.rows.sizes[part], out=first[1:])
+        first = _starts(self.rows.sizes[part])
         n_entries = int(first[-1])
         key = cupy.empty(n_entries, np.int64)
-        place, value = (
-            cupy.empty(n_entries, np.int32),
-            cupy.empty(n_entries, np.float32),
-        )
+        place = cupy.empty(n_entries, np.int32)
+        value = cupy.empty(n_entries, np.float32)
         args = (*chunk, cupy.asarray(first), np.int32(size), np.int32(self.d))
         self.kernels.list_entries((len(part),), (64,), (*args, key, place, value))
         if n_batches * self.d < 2**31:

@@ -325,22 +325,10 @@ def score_rows(n_rows, rows, W, b, scale, shape, mode, Z, learn=None):
     """
     pitch = W.shape[1]
     *arrays, factor, losses = learn or (b, b, b, b, b, b, 0, b)
-    kernels().score_rows(
-        (n_rows,),
-        (n_threads(pitch),),
-        (
-            np.int32(rows is not None),
-            *(rows or (b, b, b, b)),  # what is not read is any array
-            W,
-            b,
-            np.float32(scale),
-            *(np.int32(v) for v in (*shape, pitch, mode)),
-            *arrays,
-            np.float32(factor),
-            Z,
-            losses,
-        ),
-    )
+    rows_or_any = rows or (b, b, b, b)  # what is not read is any array
+    args = np.int32(rows is not None), *rows_or_any, W, b, np.float32(scale)
+    args += *map(np.int32, (*shape, pitch, mode)), *arrays, np.float32(factor)
+    kernels().score_rows((n_rows,), (n_threads(pitch),), (*args, Z, losses))
 
 
 def to_device(array, dtype, out=None):
@@ -359,6 +347,12 @@ def to_device(array, dtype, out=None):
         cupy.cuda.get_current_stream().synchronize()  # the buffer is used again
         out[start : start + n_rows] = device
     return out
+
+
+def csr_to_device(X):
+    """Data, indices and indptr as the kernels read them."""
+    parts = (X.data, np.float32), (X.indices, np.int32), (X.indptr, np.int64)
+    return [to_device(array, dtype) for array, dtype in parts]
 
 
 def to_host(array, out):

@@ -7,6 +7,7 @@ import scipy.sparse as sp
 from ._gpu_kernels import (
     LOG_PROBA,
     PROBA,
+    csr_to_device,
     gemm,
     kernels,
     padded,
@@ -65,12 +66,7 @@ class Model:
         if n == 0:
             return Z[:, : self.R * self.B].reshape(0, self.R, self.B)
         if sparse:
-            rows = [
-                to_device(X.data, np.float32),
-                to_device(X.indices, np.int32),
-                to_device(X.indptr, np.int64),
-                cupy.arange(n, dtype=np.int32),
-            ]
+            rows = [*csr_to_device(X), cupy.arange(n, dtype=np.int32)]
         else:
             rows = None
             block = cupy.zeros((_PREDICTED, X.shape[1]), np.float32)
@@ -115,33 +111,14 @@ def best_classes(scores, table, k, merge, offset=None):
     list_classes = cupy.empty((n_lists, k, n_tiles * 32), np.int32)
     has_offset = offset is not None and merge == "sum"
     sizes = n_classes, R, B, k, merge == "min", has_offset, in_shared
-    card.search(
-        (n_tiles, n_splits),
-        (_TOPK_THREADS,),
-        (
-            lanes,
-            table,
-            offset if has_offset else lanes,  # what is not read is any array
-            *(np.int32(v) for v in sizes),
-            list_values,
-            list_classes,
-        ),
-        shared_mem=n_shared if in_shared else 0,
-    )
+    offset = offset if has_offset else lanes  # what is not read is any array
+    args = lanes, table, offset, *map(np.int32, sizes), list_values, list_classes
+    n_shared = n_shared if in_shared else 0
+    card.search((n_tiles, n_splits), (_TOPK_THREADS,), args, shared_mem=n_shared)
     best_values = cupy.empty((n_tiles * 32, k), np.float32)
     best = cupy.empty((n_tiles * 32, k), np.int64)
-    card.merge_lists(
-        (-(-n_tiles * 32 // 128),),
-        (128,),
-        (
-            list_values,
-            list_classes,
-            np.int32(n_lists),
-            np.int32(k),
-            np.int64(n_tiles * 32),
-            cupy.zeros((n_lists, n_tiles * 32), np.int32),
-            best_values,
-            best,
-        ),
-    )
+    args = list_values, list_classes, *map(np.int32, (n_lists, k))
+    args += np.int64(n_tiles * 32), cupy.zeros((n_lists, n_tiles * 32), np.int32)
+    grid = (-(-n_tiles * 32 // 128),)
+    card.merge_lists(grid, (128,), (*args, best_values, best))
     return best_values[:n], best[:n]

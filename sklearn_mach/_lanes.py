@@ -4,7 +4,8 @@ A block of rows lies with its rows innermost, in "lanes": (R, B, n_lanes).
 
 The running total stays in registers: loops over the lanes in Numba put it through
 memory for every repetition, and took 320 instead of 127 us a row for float32 sums at
-K=105,033, R=25, B=32.  Without Numba's compiler there are the same functions in NumPy.
+K=105,033, R=25, B=32.  Each function stands here twice: in NumPy, for when Numba
+compiles nothing, which says what it does, and as the code that LLVM compiles.
 """
 
 from functools import cache
@@ -57,7 +58,10 @@ if config.DISABLE_JIT:
         return sum(1 << int(i) for i in np.flatnonzero(within))
 
     def classes_within(units, codes, tile, limit, n_buckets):
-        """Classes of a tile, as bits, whose saturating sum of units is <= limit."""
+        """Classes of a tile, as bits, whose saturating sum of units is <= limit.
+
+        units (R + 1, 64, 1): of each bucket; codes (n_tiles, R + 1, LANES).
+        """
         total = np.take_along_axis(units[:, :, 0], codes[tile].astype(int), axis=1)
         within = np.minimum(total.astype(int).sum(axis=0), 255) <= limit
         return sum(1 << int(j) for j in np.flatnonzero(within))
@@ -87,22 +91,30 @@ else:
         """Emit the load of a vector at the address `data`."""
         return builder.load(builder.bitcast(data, vector.as_pointer()), align=align)
 
-    def _saturating_add(builder, vector):
-        """LLVM's saturating addition of vectors of bytes."""
-        name = f"llvm.uadd.sat.v{vector.count}i8"
-        kind = ir.FunctionType(vector, [vector, vector])
-        return cgutils.get_or_insert_function(builder.module, kind, name)
+    def _call(builder, name, a, b):
+        """Emit the call of LLVM's function of two vectors of bytes."""
+        kind = ir.FunctionType(a.type, [a.type, a.type])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.{name}")
+        return builder.call(function, [a, b])
 
-    def _emit_class(context, builder, signature, args, vector, combine):
+    def _saturating_add(builder, a, b):
+        return _call(builder, f"uadd.sat.v{a.type.count}i8", a, b)
+
+    def _arrays(context, builder, signature, args, *places):
+        """The arrays among the arguments."""
+        return [
+            context.make_array(signature.args[j])(context, builder, args[j])
+            for j in places
+        ]
+
+    def _emit_class(emitting, vector, combine):
         """Emit total = combine(total, lanes[r, table[k, r]]) for every r; its value.
 
-        The arguments begin with lanes (R, B, n_lanes), table (K, R), k and
-        total (n_lanes,).
+        emitting: context, builder, signature and arguments, which begin with lanes
+        (R, B, n_lanes), table (K, R), k and total (n_lanes,).
         """
-        lanes, table, total = (
-            context.make_array(signature.args[j])(context, builder, args[j])
-            for j in (0, 1, 3)
-        )
+        _, builder, _, args = emitting
+        lanes, table, total = _arrays(*emitting, 0, 1, 3)
         R, B, _ = cgutils.unpack_tuple(builder, lanes.shape, 3)
         width = _INDEX(vector.count)
         stride = builder.mul(B, width)
@@ -116,7 +128,7 @@ else:
             code = builder.zext(builder.load(builder.gep(codes, [r])), _INDEX)
             term = builder.gep(data, [builder.mul(code, width)])
             term = _emit_load(builder, term, vector, align=64)
-            builder.store(combine(builder.load(value), term), value)
+            builder.store(combine(builder, builder.load(value), term), value)
             builder.store(builder.gep(data, [stride]), buckets)
 
         zero, one, four = _INDEX(0), _INDEX(1), _INDEX(4)
@@ -128,28 +140,17 @@ else:
             step(r)
         return builder.load(value)
 
-    def _merge_class(name):
+    def _merge_class(combine):
         """Intrinsic (lanes, table, k, total) that merges class k into float32 total."""
 
         @intrinsic
         def merge_class(typing, lanes, table, k, total):
             vector = ir.VectorType(ir.FloatType(), ROWS)
 
-            def combine(builder, a, b):
-                if name == "sum":
-                    return builder.fadd(a, b)
-                return builder.select(builder.fcmp_ordered("<", b, a), b, a)
-
-            def generate(context, builder, signature, args):
-                value = _emit_class(
-                    context,
-                    builder,
-                    signature,
-                    args,
-                    vector,
-                    lambda a, b: combine(builder, a, b),
-                )
-                total = context.make_array(signature.args[3])(context, builder, args[3])
+            def generate(context, builder, *call):
+                emitting = context, builder, *call
+                value = _emit_class(emitting, vector, combine)
+                (total,) = _arrays(*emitting, 3)
                 out = builder.bitcast(total.data, vector.as_pointer())
                 builder.store(value, out, align=4)
                 return context.get_dummy_value()
@@ -158,25 +159,20 @@ else:
 
         return merge_class
 
-    sum_class = _merge_class("sum")
-    min_class = _merge_class("min")
+    def _least(builder, a, b):
+        return builder.select(builder.fcmp_ordered("<", b, a), b, a)
+
+    sum_class = _merge_class(ir.IRBuilder.fadd)
+    min_class = _merge_class(_least)
 
     @intrinsic
     def lanes_within(typing, lanes, table, k, total, limits):
-        """Lanes, as bits, where total plus class k's 8-bit terms is <= limits."""
         vector = ir.VectorType(ir.IntType(8), LANES)
 
-        def generate(context, builder, signature, args):
-            add = _saturating_add(builder, vector)
-            value = _emit_class(
-                context,
-                builder,
-                signature,
-                args,
-                vector,
-                lambda a, b: builder.call(add, [a, b]),
-            )
-            limits = context.make_array(signature.args[4])(context, builder, args[4])
+        def generate(context, builder, *call):
+            emitting = context, builder, *call
+            value = _emit_class(emitting, vector, _saturating_add)
+            (limits,) = _arrays(*emitting, 4)
             limits = _emit_load(builder, limits.data, vector, align=1)
             within = builder.icmp_unsigned("<=", value, limits)
             return builder.bitcast(within, ir.IntType(LANES))
@@ -185,11 +181,8 @@ else:
 
     @intrinsic
     def classes_within(typing, units, codes, tile, limit, n_buckets):
-        """Classes of a tile, as bits, whose saturating sum of units is <= limit.
-
-        units (R + 1, 64, 1): of each bucket; codes (n_tiles, R + 1, LANES). AVX2 looks
-        32 bytes up in a table of 16: bits 4 and 5 of a code choose among such tables.
-        """
+        # AVX2 looks 32 bytes up in a table of 16: bits 4 and 5 of a code choose among
+        # such tables.
         half = ir.VectorType(ir.IntType(8), 16)
         vector = ir.VectorType(ir.IntType(8), 32)
         zero = ir.Constant(vector, None)
@@ -197,15 +190,12 @@ else:
         twice = ir.Constant(index, [*range(16), *range(16)])
 
         def look_up(builder, table, code, n_tables):
-            name = "llvm.x86.avx2.pshuf.b"
-            kind = ir.FunctionType(vector, [vector, vector])
-            shuffle = cgutils.get_or_insert_function(builder.module, kind, name)
             found = []
             for j in range(n_tables):
                 data = builder.gep(table, [_INDEX(16 * j)])
                 part = _emit_load(builder, data, half, align=16)
                 part = builder.shuffle_vector(part, part, twice)
-                found.append(builder.call(shuffle, [part, code]))
+                found.append(_call(builder, "x86.avx2.pshuf.b", part, code))
             bit = 16
             while len(found) > 1:
                 bits = builder.and_(code, ir.Constant(vector, [bit] * 32))
@@ -216,16 +206,12 @@ else:
             return found[0]
 
         def generate(context, builder, signature, args):
-            units, codes = (
-                context.make_array(signature.args[j])(context, builder, args[j])
-                for j in (0, 1)
-            )
+            units, codes = _arrays(context, builder, signature, args, 0, 1)
             n_terms, _, _ = cgutils.unpack_tuple(builder, units.shape, 3)
             width = _INDEX(LANES)
             start = builder.mul(builder.mul(args[2], n_terms), width)
             start = builder.gep(codes.data, [start])
             totals = [cgutils.alloca_once_value(builder, zero) for _ in range(2)]
-            add = _saturating_add(builder, vector)
 
             def sum_up(n_tables):
                 with cgutils.for_range(builder, n_terms) as loop:
@@ -235,7 +221,7 @@ else:
                         code = builder.gep(start, [builder.add(at, _INDEX(32 * j))])
                         code = _emit_load(builder, code, vector, align=1)
                         term = look_up(builder, table, code, n_tables)
-                        value = builder.call(add, [builder.load(total), term])
+                        value = _saturating_add(builder, builder.load(total), term)
                         builder.store(value, total)
 
             is_few = builder.icmp_signed("<=", args[4], _INDEX(32))
@@ -246,24 +232,18 @@ else:
                     sum_up(4)
             limit = builder.insert_element(zero, args[3], _INDEX(0))
             limit = builder.shuffle_vector(limit, zero, ir.Constant(index, None))
-            bits = [
-                builder.zext(
-                    builder.bitcast(
-                        builder.icmp_unsigned("<=", builder.load(total), limit),
-                        ir.IntType(32),
-                    ),
-                    _INDEX,
-                )
+            within = [
+                builder.icmp_unsigned("<=", builder.load(total), limit)
                 for total in totals
             ]
+            bits = [builder.bitcast(half, ir.IntType(32)) for half in within]
+            bits = [builder.zext(half, _INDEX) for half in bits]
             return builder.or_(bits[0], builder.shl(bits[1], _INDEX(32)))
 
         return types.uint64(units, codes, types.intp, types.uint8, types.intp), generate
 
     @intrinsic
     def lowest_bit(typing, mask):
-        """Position of the lowest bit that is set."""
-
         def generate(context, builder, signature, args):
             return builder.cttz(args[0], ir.IntType(1)(1))
 
@@ -271,52 +251,39 @@ else:
 
     @intrinsic
     def lanes_of_stages(typing, lanes, table, k, adds, starts, level, limits):
-        """Lanes, as bits, where class k is below the limit of a stage.
-
-        lanes (R, B, LANES): 8-bit terms to add, or to take the maximum of; starts
-        (R, n_levels, LANES), or none: what a sum starts from by stage and level; limits
-        (R, LANES).
-        """
-        index, vector = ir.IntType(64), ir.VectorType(ir.IntType(8), LANES)
+        vector = ir.VectorType(ir.IntType(8), LANES)
         zero = ir.Constant(vector, None)
 
         def generate(context, builder, signature, args):
-            lanes, table, starts, limits = (
-                context.make_array(signature.args[j])(context, builder, args[j])
-                for j in (0, 1, 4, 6)
-            )
+            emitting = context, builder, signature, args
+            lanes, table, starts, limits = _arrays(*emitting, 0, 1, 4, 6)
             n_starts, n_levels, _ = cgutils.unpack_tuple(builder, starts.shape, 3)
-            has_starts = builder.icmp_signed("!=", n_starts, index(0))
+            has_starts = builder.icmp_signed("!=", n_starts, _INDEX(0))
             R, B, _ = cgutils.unpack_tuple(builder, lanes.shape, 3)
             codes = builder.gep(table.data, [builder.mul(args[2], R)])
             total = cgutils.alloca_once_value(builder, zero)
             room = cgutils.alloca_once_value(builder, zero)  # not zero below a limit
 
             def call(name, a, b):
-                kind = ir.FunctionType(vector, [vector, vector])
-                name = f"llvm.{name}.v{LANES}i8"
-                function = cgutils.get_or_insert_function(builder.module, kind, name)
-                return builder.call(function, [a, b])
+                return _call(builder, f"{name}.v{LANES}i8", a, b)
 
             def load(array, row):
-                data = builder.gep(array.data, [builder.mul(row, index(LANES))])
-                data = builder.bitcast(data, vector.as_pointer())
-                return builder.load(data, align=64)
-
-            def step(r, merge, starting):
-                code = builder.zext(builder.load(builder.gep(codes, [r])), index)
-                term = load(lanes, builder.add(builder.mul(r, B), code))
-                now = call(merge, builder.load(total), term)
-                builder.store(now, total)
-                if starting:
-                    at = builder.add(builder.mul(r, n_levels), args[5])
-                    now = call("uadd.sat", load(starts, at), now)
-                below = call("usub.sat", load(limits, r), now)
-                builder.store(builder.or_(builder.load(room), below), room)
+                data = builder.gep(array.data, [builder.mul(row, _INDEX(LANES))])
+                return _emit_load(builder, data, vector, align=64)
 
             def steps(merge, starting=False):
                 with cgutils.for_range(builder, R) as loop:
-                    step(loop.index, merge, starting)
+                    r = loop.index
+                    code = builder.load(builder.gep(codes, [r]))
+                    code = builder.zext(code, _INDEX)
+                    term = load(lanes, builder.add(builder.mul(r, B), code))
+                    now = call(merge, builder.load(total), term)
+                    builder.store(now, total)
+                    if starting:
+                        at = builder.add(builder.mul(r, n_levels), args[5])
+                        now = call("uadd.sat", load(starts, at), now)
+                    below = call("usub.sat", load(limits, r), now)
+                    builder.store(builder.or_(builder.load(room), below), room)
 
             with builder.if_else(args[3]) as (adding, comparing):
                 with adding, builder.if_else(has_starts) as (starting, plain):
@@ -327,7 +294,7 @@ else:
                 with comparing:
                     steps("umax")
             found = builder.icmp_unsigned("!=", builder.load(room), zero)
-            return builder.bitcast(found, index)
+            return builder.bitcast(found, _INDEX)
 
         integer = types.intp
         kinds = lanes, table, integer, types.boolean, starts, integer, limits

@@ -20,17 +20,12 @@ def free_memory():
         except (AttributeError, ValueError, OSError):  # nor POSIX
             return None
     for folder, limit, used, prefix in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current", ""),
-        (
-            "/sys/fs/cgroup/memory",
-            "memory.limit_in_bytes",
-            "memory.usage_in_bytes",
-            "total_",
-        ),
+        ("/sys/fs/cgroup", "max", "current", ""),
+        ("/sys/fs/cgroup/memory", "limit_in_bytes", "usage_in_bytes", "total_"),
     ):
         try:
-            left = int(Path(folder, limit).read_text())
-            left -= int(Path(folder, used).read_text())
+            left = int(Path(folder, f"memory.{limit}").read_text())
+            left -= int(Path(folder, f"memory.{used}").read_text())
             for line in Path(folder, "memory.stat").read_text().splitlines():
                 name, value = line.split()
                 if name in (f"{prefix}active_file", f"{prefix}inactive_file"):
@@ -45,7 +40,7 @@ def format_bytes(n_bytes):
     """A size for people: '1.35 GB'."""
     for unit in ("bytes", "kB", "MB", "GB", "TB"):
         if n_bytes < 1000 or unit == "TB":
-            return (
-                f"{n_bytes:.0f} {unit}" if unit == "bytes" else f"{n_bytes:.2f} {unit}"
-            )
+            break
         n_bytes /= 1000
+    digits = 0 if unit == "bytes" else 2
+    return f"{n_bytes:.{digits}f} {unit}"

@@ -8,12 +8,28 @@ deficit. Bucket scores are divided by R, so that the offset of a class has the s
 in stage r; its deficit in 8 bits is looked up for each stage.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ._compat import njit, read_only
 from ._decoding import MERGES, decode_topk, is_long, offset_array
 from ._lanes import LANES, aligned, lanes_of_stages, lowest_bit
-from ._topk import FAR, LEVELS, TOP, insert, offset_levels
+from ._topk import FAR, LEVELS, insert, limit_of_sums, offset_levels, scale_of_sums
+
+
+class _Space(NamedTuple):
+    """What the kernel works in; to make it there would compile for a second longer."""
+
+    deficits: np.ndarray  # (R, B, LANES)
+    lanes: np.ndarray  # (R, B, LANES), uint8: deficits in units
+    starts: np.ndarray  # (R, LEVELS, LANES), uint8: of the offset, or none without
+    limits: np.ndarray  # (R, LANES), uint8: a sum below it is not ruled out
+    n_seen: np.ndarray  # (B,): classes that have come, by their first bucket
+    ceiling: np.ndarray  # (R, LANES): no class scores more in a stage
+    span: np.ndarray  # (LANES,): no finite score is further below the last ceiling
+    error: np.ndarray  # (LANES,): of the float32 sums
+    scale: np.ndarray  # (LANES,): units in a deficit of 1
 
 
 def decode_stages(scores, table, k, *, merge="sum", offset=None):
@@ -42,43 +58,41 @@ def decode_stages(scores, table, k, *, merge="sum", offset=None):
             best = decode_topk(first, codes, k, merge=merge, offset=part)
             indices[:, r], values[:, r] = best
     else:
-        (table,), (bounds, levels) = read_only(table), offset_levels(offset)
-        starts = aligned((R if offset.size else 0, LEVELS, LANES), np.uint8)
-        deficits = aligned((R, B, LANES), np.float32)
-        lanes = aligned((R, B, LANES), np.uint8)
-        limits = aligned((R, LANES), np.uint8)
-        adds = MERGES[merge].is_sum
+        (table,), rounded = read_only(table), offset_levels(offset)
+        space = _Space(
+            aligned((R, B, LANES), np.float32),
+            aligned((R, B, LANES), np.uint8),
+            aligned((R if offset.size else 0, LEVELS, LANES), np.uint8),
+            aligned((R, LANES), np.uint8),
+            np.empty(B, np.int64),
+            np.empty((R, LANES)),
+            *np.empty((3, LANES)),
+        )
         for row in range(0, n, LANES):
             rows = slice(row, row + LANES)
-            task = scores[rows], table, adds, offset, share, bounds, levels
-            work = deficits, lanes, starts, limits
-            _stages_block(*task, *work, indices[rows], values[rows])
+            space.limits.fill(0)
+            space.n_seen.fill(0)
+            task = scores[rows], table, MERGES[merge].is_sum, offset, share, rounded
+            _stages_block(*task, space, indices[rows], values[rows])
     return indices, values
 
 
 @njit(fastmath=False)
 def _stages_block(
-    scores, table, adds, offset, share, bounds, levels, deficits, lanes, starts, limits,
-    indices, values,
+    scores, table, adds, offset, share, rounded, space, indices, values
 ):  # fmt: skip
     """Write the best classes of up to LANES rows to indices and values (n, R, n_best).
 
     adds: whether scores are added, or else their minimum is taken; share (R,): of the
-    offset in each stage; bounds, levels: of `offset_levels`. Space to work in:
-    deficits and lanes (R, B, LANES), starts (R, LEVELS, LANES), or none without
-    offset, limits (R, LANES).
+    offset in each stage; rounded: by `offset_levels`.
     """
     n, R, n_best = indices.shape
-    K, last_stage = table.shape[0], R - 1
+    K, (bounds, levels) = table.shape[0], rounded
+    _, lanes, starts, limits, n_seen, ceiling, span, error, scale = space
     has_offset = offset.shape[0] > 0
     begin = 0 if has_offset else 1
-    ceiling, span, error = _stages_deficits(scores, adds, share, bounds, deficits)
+    _stages_deficits(scores, adds, share, bounds, space)
     every_row = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(LANES - n)
-    scale = np.zeros(n)
-    n_seen = np.zeros(scores.shape[2], dtype=np.int64)
-    for r in range(R):
-        for i in range(LANES):
-            limits[r, i] = 0
     first, stop = 0, n_best
     while first < K:
         for k in range(first, stop):
@@ -107,52 +121,36 @@ def _stages_block(
                         insert(k, total, r, indices[i], values[i])
                         if k < n_best:  # there is no k-th best yet
                             continue
-                        limits[r, i] = _stages_limit(
-                            values[i, r, n_best - 1], ceiling[i, r], error[i], scale[i]
-                        )
+                        worst = values[i, r, n_best - 1]
+                        limit = limit_of_sums(worst, ceiling[r, i], error[i], scale[i])
+                        limits[r, i] = limit + 1  # which a sum must be below
         first, stop = stop, min(4 * stop, K)
         for i in range(n):
-            worst = values[i, last_stage, n_best - 1]
-            gap = span[i]
-            if worst > -np.inf:
-                gap = min(gap, ceiling[i, last_stage] - worst)
-            scale[i] = TOP / max(gap + error[i], 1e-30)
+            worst = values[i, R - 1, n_best - 1]
+            scale[i] = scale_of_sums(worst, ceiling[R - 1, i], span[i], error[i])
             inverse = scale[i] * (1 - 1e-6)  # more than the rounding of a deficit
             for r in range(R):
                 for b in range(lanes.shape[1]):
-                    units = deficits[r, b, i] * inverse
+                    units = space.deficits[r, b, i] * inverse
                     lanes[r, b, i] = np.uint8(min(units, 255.0))
             for r in range(starts.shape[0]):
                 for j in range(LEVELS):
                     units = share[r] * bounds[1] * j * inverse
                     starts[r, j, i] = np.uint8(min(units, 255.0))
             for r in range(begin, R):
-                limits[r, i] = _stages_limit(
-                    values[i, r, n_best - 1], ceiling[i, r], error[i], scale[i]
-                )
+                worst = values[i, r, n_best - 1]
+                limit = limit_of_sums(worst, ceiling[r, i], error[i], scale[i])
+                limits[r, i] = limit + 1
 
 
 @njit(inner=True, fastmath=False)
-def _stages_limit(worst, ceiling, error, scale):
-    """Least 8-bit sum of a class that is not better than the k-th best of a stage."""
-    if worst == -np.inf:
-        return np.uint8(255)
-    units = (ceiling - worst + error) * scale * (1 + 1e-9)
-    return np.uint8(min(units + 1, 255.0))
-
-
-@njit(inner=True, fastmath=False)
-def _stages_deficits(scores, adds, share, bounds, deficits):
-    """Write deficits (R, B, LANES); return float64 bounds for each row.
-
-    share, bounds: as in `_stages_block`.
-
-    ceiling (n, R): no class scores more in a stage. span (n,): no finite score is
-    further below the ceiling. error (n,): of the float32 sums.
-    """
+def _stages_deficits(scores, adds, share, bounds, space):
+    """Write deficits, ceiling, span and error."""
     n, R, B = scores.shape
-    ceiling, span, error = np.zeros((n, R)), np.zeros(n), np.zeros(n)
+    deficits, ceiling = space.deficits, space.ceiling
+    span, error = space.span, space.error
     for i in range(n):
+        span[i] = error[i] = 0
         highest = np.float32(-np.inf)
         for r in range(R):
             for b in range(B):
@@ -167,15 +165,14 @@ def _stages_deficits(scores, adds, share, bounds, deficits):
                 t = scores[i, r, b]
                 lowest = min(lowest, t if t > -np.inf else highest)
                 deficits[r, b, i] = highest - t if t > -np.inf else FAR
-            ceiling[i, r] = highest
+            ceiling[r, i] = highest
             if adds and r > 0:
-                ceiling[i, r] += ceiling[i, r - 1]
+                ceiling[r, i] += ceiling[r - 1, i]
             if highest > -np.inf:
                 span[i] += np.float64(highest) - np.float64(lowest)
                 error[i] += max(abs(highest), abs(lowest))
         for r in range(R):
-            ceiling[i, r] += share[r] * bounds[0]
+            ceiling[r, i] += share[r] * bounds[0]
         span[i] += bounds[1] * LEVELS
         error[i] += bounds[2]
         error[i] *= (R + 2) * 2.0**-24
-    return ceiling, span, error

@@ -15,18 +15,41 @@ and else zero. A class above t has no more of these than scores before the highe
 the two.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ._compat import njit
 from ._lanes import LANES, aligned, classes_within, lanes_within, lowest_bit
 
 LEVELS = 32  # values to which offsets are rounded in the 8-bit sums
-TOP = 250.0  # 8-bit deficit of the k-th best class when a scale is chosen
+_TOP = 250.0  # 8-bit deficit of the k-th best class when a scale is chosen
 FAR = np.float32(3e38)  # deficit of a score of -inf
 _FIRST = 4  # times k: classes scored in float32 before the 8-bit sums begin
 _FEW = 12  # rows that are faster one by one than as a block of LANES, with look-ups
-_FEWEST = 2  # and without
+_FEWEST = 2  # and without, by their sums
 _NEVER = np.float32(-np.inf)
+
+
+class Prepared(NamedTuple):
+    """What is known before there are scores."""
+
+    bounds: np.ndarray  # (3,), highest offset, step of the levels, largest magnitude
+    levels: np.ndarray  # (K,), uint8: offset[k] <= bounds[0] - bounds[1] * levels[k];
+    # empty for no offset, when the bounds are 0
+    codes: np.ndarray  # (n_tiles, R + 1, LANES), uint8: table and levels by class
+
+
+class _Space(NamedTuple):
+    """What the kernels work in, for LANES rows at a time or for one."""
+
+    lanes: np.ndarray  # (R, B, n_lanes): deficits, or the scores where nothing is added
+    frame: np.ndarray  # (5, n_lanes): a ceiling no class exceeds; the span within which
+    # finite scores are below it; the error of a float32 sum; the units in a deficit of
+    # 1 and somewhat fewer, or instead of these the score of the k-th best
+    limits: np.ndarray  # (n_lanes,), uint8
+    terms: np.ndarray  # (R, B, n_lanes), uint8, or (R + 1, LANES, 1) for look-ups
+    starts: np.ndarray  # (LEVELS, n_lanes), uint8: terms of the offset
 
 
 def search(scores, table, middle, offset, prepared, indices, values):
@@ -36,33 +59,31 @@ def search(scores, table, middle, offset, prepared, indices, values):
     prepared: `Prepared` of the offset.
     """
     n, R, B = scores.shape
-    bounds, levels, codes = prepared
-    few = _FEW if codes.size else _FEWEST
-    own = np.empty(R, dtype=np.float32)  # space to sort the scores of a class in
+    own = np.empty(R, dtype=np.float32)  # to sort the scores of a class in
     space = None
     for row in range(0, n, LANES):
         rows = slice(row, row + LANES)
-        task = scores[rows], table, middle, offset, own
+        task = scores[rows], table, middle, offset
         best = indices[rows], values[rows]
-        if len(best[0]) > few:
+        n_rows = len(best[0])
+        if prepared.codes.size and n_rows <= _FEW:
+            terms = aligned((R + 1, LANES, 1), np.uint8)
+            _topk_rows(*task, prepared, _space(R, B, terms, terms[R]), own, *best)
+        elif middle is None and n_rows <= _FEWEST:
+            _topk_each(scores[rows], table, offset, *best)
+        else:
             if space is None:
                 terms = aligned((R, B, LANES), np.uint8)
-                starts = aligned((LEVELS, LANES), np.uint8)
-                space = *_space(R, B, LANES), terms, starts
+                space = _space(R, B, terms, aligned((LEVELS, LANES), np.uint8))
             terms.fill(255)  # lanes without a row stay out
-            _topk_block(*task, bounds, levels, *space, *best)
-        elif codes.size:
-            terms = aligned((R + 1, LANES, 1), np.uint8)
-            one_lane = *_space(R, B, 1), terms, terms[R]
-            _topk_rows(*task, bounds, codes, *one_lane, *best)
-        else:
-            _topk_each(*task, *best)
+            _topk_block(*task, prepared, space, own, *best)
 
 
-def _space(R, B, n_lanes):
-    """Deficits, frame and limits for the kernels to work in."""
-    deficits = aligned((R, B, n_lanes), np.float32)
-    return deficits, np.empty((5, n_lanes)), np.zeros(n_lanes, dtype=np.uint8)
+def _space(R, B, terms, starts):
+    n_lanes = terms.shape[2]
+    lanes = aligned((R, B, n_lanes), np.float32)
+    limits = np.zeros(n_lanes, dtype=np.uint8)
+    return _Space(lanes, np.empty((5, n_lanes)), limits, terms, starts)
 
 
 def offset_levels(offset):
@@ -128,26 +149,22 @@ def _class_score(row, table, k, middle, offset, own):
 
 
 @njit(fastmath=False)
-def _topk_each(scores, table, middle, offset, own, indices, values):
-    """Write the best classes to indices and values (n, n_best), by all their scores."""
+def _topk_each(scores, table, offset, indices, values):
+    """Write the best classes to indices and values (n, n_best), by all their sums."""
     n, n_best = indices.shape
     for i in range(n):
         row = scores[i]  # sliced for each class, 105,033 sums took 7.3, not 1.9 ms
         for k in range(table.shape[0]):
-            score = _class_score(row, table, k, middle, offset, own)
+            score = _class_score(row, table, k, None, offset, None)
             if k < n_best or score > values[i, n_best - 1]:
                 insert(k, score, i, indices, values)
 
 
 @njit(inner=True, fastmath=False)
-def _layout(scores, first, n, middle, bounds, lanes, frame):
-    """Write deficits, or scores for other merges than sums, to lanes (R, B, n_lanes).
-
-    Of the n rows from the first.  frame[:3] (3, n_lanes), float64: a ceiling no class
-    exceeds; the span within which finite scores are below it; the error of a float32
-    sum.
-    """
-    R = scores.shape[1]
+def _layout(scores, middle, bounds, space):
+    """Write the lanes of rows, and the frame but for the units."""
+    n, R, B = scores.shape
+    lanes, frame = space.lanes, space.frame
     for i in range(n):
         frame[0, i] = bounds[0]
         frame[1, i] = bounds[1] * LEVELS
@@ -156,8 +173,8 @@ def _layout(scores, first, n, middle, bounds, lanes, frame):
         for i in range(n):
             highest, lowest = _NEVER, -_NEVER
             if middle is None:
-                for b in range(scores.shape[2]):
-                    t = scores[first + i, r, b]
+                for b in range(B):
+                    t = scores[i, r, b]
                     highest = t if t > highest else highest
                     t = t if t > _NEVER else -_NEVER
                     lowest = t if t < lowest else lowest
@@ -165,8 +182,8 @@ def _layout(scores, first, n, middle, bounds, lanes, frame):
                 if highest > _NEVER:
                     frame[1, i] += np.float64(highest) - np.float64(lowest)
                     frame[2, i] += -lowest if -lowest > highest else highest
-            for b in range(scores.shape[2]):
-                t = scores[first + i, r, b]
+            for b in range(B):
+                t = scores[i, r, b]
                 if middle is None:
                     t = highest - t if t > _NEVER else FAR
                 lanes[r, b, i] = t
@@ -175,38 +192,48 @@ def _layout(scores, first, n, middle, bounds, lanes, frame):
 
 
 @njit(inner=True, fastmath=False)
+def scale_of_sums(worst, ceiling, span, error):
+    """Units in a deficit of 1, of which the k-th best class has _TOP."""
+    gap = span
+    if worst > _NEVER and ceiling - worst < gap:
+        gap = ceiling - worst
+    gap += error
+    return _TOP / (gap if gap > 1e-30 else 1e-30)
+
+
+@njit(inner=True, fastmath=False)
+def limit_of_sums(worst, ceiling, error, scale):
+    """Largest sum of units of a class that may be better than the k-th best."""
+    units = 254.0
+    if worst > _NEVER:
+        units = (ceiling - worst + error) * scale * (1 + 1e-9)
+        units = units if units < 254.0 else 254.0
+    return np.uint8(units)
+
+
+@njit(inner=True, fastmath=False)
 def _limit(middle, worst, frame, i):
-    """Largest 8-bit sum of a class that may be better than the k-th best."""
+    """Largest sum of terms of a class that may be better than the k-th best."""
     if middle is None:
-        units = 254.0
-        if worst > _NEVER:
-            units = (frame[0, i] - worst + frame[2, i]) * frame[3, i] * (1 + 1e-9)
-            units = units if units < 254.0 else 254.0
-        limit = np.uint8(units)
+        limit = limit_of_sums(worst, frame[0, i], frame[2, i], frame[3, i])
     else:
         limit = np.uint8(middle[1] if middle[1] < 255 else 255)
     return limit
 
 
 @njit(inner=True, fastmath=False)
-def _round_down(middle, lanes, first, n, bounds, frame, terms, starts, limits, values):
-    """Write terms (R, n_buckets, n_lanes), those of the offsets, starts, and limits.
-
-    Of the n rows from the first.  frame[3:] (2, n_lanes): the units in a deficit of 1
-    and somewhat fewer, or for other merges the score of the k-th best.
-    """
+def _round_down(values, middle, bounds, space):
+    """Write units, limits, terms and starts of the rows of values."""
+    lanes, frame, terms, starts = space.lanes, space.frame, space.terms, space.starts
+    n, n_best = values.shape
     for i in range(n):
-        worst = values[first + i, values.shape[1] - 1]
+        worst = values[i, n_best - 1]
         if middle is None:
-            gap = frame[1, i]
-            if worst > _NEVER and frame[0, i] - worst < gap:
-                gap = frame[0, i] - worst
-            gap += frame[2, i]
-            frame[3, i] = TOP / (gap if gap > 1e-30 else 1e-30)
+            frame[3, i] = scale_of_sums(worst, frame[0, i], frame[1, i], frame[2, i])
             frame[4, i] = frame[3, i] * (1 - 1e-6)  # more than a deficit's rounding
         else:
             frame[3, i] = worst
-        limits[i] = _limit(middle, worst, frame, i)
+        space.limits[i] = _limit(middle, worst, frame, i)
     for r in range(lanes.shape[0]):
         for b in range(lanes.shape[1]):
             for i in range(n):
@@ -223,34 +250,28 @@ def _round_down(middle, lanes, first, n, bounds, frame, terms, starts, limits, v
 
 
 @njit(fastmath=False)
-def _topk_block(
-    scores, table, middle, offset, own, bounds, levels, lanes, frame, limits, terms,
-    starts, indices, values,
-):  # fmt: skip
+def _topk_block(scores, table, middle, offset, prepared, space, own, indices, values):
     """Write the best classes of up to LANES rows to indices and values (n, n_best).
 
-    scores (n, R, B); bounds, levels: of `offset_levels`. Space to work in: own (R,),
-    lanes, terms (R, B, LANES), frame (5, LANES), limits (LANES,) and starts
-    (LEVELS, LANES). Beyond lane n the terms are 255 and stay it.
+    scores (n, R, B); own (R,): space to sort in.  Beyond lane n the terms are 255.
     """
     n, n_best = indices.shape
     K = table.shape[0]
+    bounds, levels, limits = prepared.bounds, prepared.levels, space.limits
     every_row = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(LANES - n)
     for i in range(n, LANES):
         limits[i] = 0
-    _layout(scores, 0, n, middle, bounds, lanes, frame)
+    _layout(scores, middle, bounds, space)
     first, last = 0, _FIRST * n_best
     while first < K:
         last = last if last < K else K
         if first > 0:
-            _round_down(
-                middle, lanes, 0, n, bounds, frame, terms, starts, limits, values
-            )
+            _round_down(values, middle, bounds, space)
         for k in range(first, last):
             mask = every_row
             if first > 0:
-                level = levels[k] if levels.shape[0] else 0
-                mask = lanes_within(terms, table, k, starts[level], limits)
+                start = space.starts[levels[k] if levels.shape[0] else 0]
+                mask = lanes_within(space.terms, table, k, start, limits)
             while mask:
                 i = lowest_bit(mask)
                 mask &= mask - np.uint64(1)
@@ -258,36 +279,31 @@ def _topk_block(
                 if k < n_best or score > values[i, n_best - 1]:
                     insert(k, score, i, indices, values)
                     if first > 0:
-                        limits[i] = _limit(middle, values[i, n_best - 1], frame, i)
+                        worst = values[i, n_best - 1]
+                        limits[i] = _limit(middle, worst, space.frame, i)
         first, last = last, 4 * last
 
 
 @njit(fastmath=False)
-def _topk_rows(
-    scores, table, middle, offset, own, bounds, codes, lanes, frame, limits, terms,
-    starts, indices, values,
-):  # fmt: skip
+def _topk_rows(scores, table, middle, offset, prepared, space, own, indices, values):
     """As `_topk_block`, row after row: classes in a vector, not rows.
 
-    codes: of `Prepared`. Space to work in: lanes (R, B, 1), frame (5, 1), limits (1,),
-    terms (R + 1, LANES, 1), of which starts (LANES, 1) are the last, zeros.
+    The starts are the last of the terms, and zeros without offset.
     """
     n, n_best = indices.shape
-    K = table.shape[0]
-    B = lanes.shape[1]
+    K, B = table.shape[0], scores.shape[2]
+    bounds, codes, limits = prepared.bounds, prepared.codes, space.limits
     for i in range(n):
-        _layout(scores, i, 1, middle, bounds, lanes, frame)
+        _layout(scores[i : i + 1], middle, bounds, space)
         first, last = 0, n_best // LANES + 1
         while first < codes.shape[0]:
             last = last if last < codes.shape[0] else codes.shape[0]
             if first > 0:
-                _round_down(
-                    middle, lanes, i, 1, bounds, frame, terms, starts, limits, values
-                )
+                _round_down(values[i : i + 1], middle, bounds, space)
             for tile in range(first, last):
                 mask = np.uint64(0xFFFFFFFFFFFFFFFF)
                 if first > 0:
-                    mask = classes_within(terms, codes, tile, limits[0], B)
+                    mask = classes_within(space.terms, codes, tile, limits[0], B)
                 while mask:
                     k = tile * LANES + lowest_bit(mask)
                     mask &= mask - np.uint64(1)
@@ -298,5 +314,5 @@ def _topk_rows(
                         insert(k, score, i, indices, values)
                         if first > 0:
                             worst = values[i, n_best - 1]
-                            limits[0] = _limit(middle, worst, frame, 0)
+                            limits[0] = _limit(middle, worst, space.frame, 0)
             first, last = last, 4 * last + 1

@@ -80,6 +80,10 @@ def sgd_epoch(
     shape (n, R).
     """
     loss = np.zeros((len(order), table.shape[1]))
+    if metric is not None:
+        center, P = metric
+        root = scipy.linalg.sqrtm(P).real
+        inverse = np.linalg.inv(root)
     fast = np.append(np.ones(X.shape[1]) * gain, bias)
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
@@ -98,9 +102,7 @@ def sgd_epoch(
             sizes = factor * step[rows] @ np.append(gain * X[rows] ** 2, own, axis=1)
             part = bound / np.maximum(sizes, bound) if bound < np.inf else sizes**0
             if metric is not None:
-                center, P = metric
-                root = scipy.linalg.sqrtm(P).real
-                V, a = W[r] @ np.linalg.inv(root), b[r] + W[r] @ center
+                V, a = W[r] @ inverse, b[r] + W[r] @ center
                 for i, g in zip(rows, gradients, strict=True):
                     V -= np.outer(g, (X[i] - center) @ root)
                     a -= bias * g

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from learners import learner, problem
 from numpy.testing import assert_allclose, assert_array_equal
-from test_gpu import learner, problem
 
 from sklearn_mach import MACHClassifier, _cuda
 
 
 def test_auto_takes_a_gpu_for_large_problems_only(host_gpu, monkeypatch):
     X, y, _, table = problem()
-    assert learner(table, "auto", max_iter=1).fit(X, y).device_ == "cpu"
+    assert learner(table, device="auto", max_iter=1).fit(X, y).device_ == "cpu"
     monkeypatch.setattr(_cuda, "LEAST_WORK", X.size * 9)
-    assert learner(table, "auto", max_iter=1).fit(X, y).device_ == "cuda"
+    assert learner(table, device="auto", max_iter=1).fit(X, y).device_ == "cuda"
 
 
 def test_a_base_estimator_takes_no_gpu(host_gpu):
@@ -35,7 +35,7 @@ def test_a_base_estimator_takes_no_gpu(host_gpu):
 def test_a_model_of_a_gpu_predicts_without_one(host_gpu, monkeypatch):
     X, y, _, table = problem()
     X = sp.csr_matrix(X)
-    model = learner(table, "cuda", max_iter=2).fit(X, y)
+    model = learner(table, device="cuda", max_iter=2).fit(X, y)
     labels, scores = model.predict_topk(X, 6, return_scores=True)
     copies = model._fitted.model.scorer._copies
     assert list(copies) == [("cuda", 0)]

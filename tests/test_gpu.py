@@ -11,39 +11,13 @@ import numpy as np
 import pytest
 import reference
 import scipy.sparse as sp
+from learners import SEED, TOLERANCE, learner, order_seed, orders, problem
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.utils import check_random_state
 from test_dense import record_starts
 
-from sklearn_mach import MACHClassifier, _cuda
+from sklearn_mach import _cuda
 from sklearn_mach._backends import backend
 from sklearn_mach._rows import Targets
-
-SEED = 3
-TOLERANCE = dict(rtol=1e-4, atol=3e-5)  # as of the CPU's, in learners.py
-
-
-def problem(n=30, d=7, K=6, seed=0):
-    """Rows with zeros, classes, weights, and a table of three columns."""
-    rng = np.random.default_rng(seed)
-    X = rng.standard_normal((n, d)) * (rng.random((n, d)) < 0.6)
-    y = np.concatenate([np.arange(K), rng.integers(0, K, n - K)])
-    table = np.array([[0, 0, 1], [1, 0, 2], [2, 1, 0], [0, 1, 2], [1, 2, 0], [2, 2, 1]])
-    return X, y, rng.uniform(0.2, 2, n), table
-
-
-def order_seed():
-    return check_random_state(SEED).randint(np.iinfo(np.int32).max)
-
-
-def rows_by_epoch(n_epochs, rows):
-    seed = order_seed()
-    return [np.random.default_rng([seed, e]).permutation(rows) for e in range(n_epochs)]
-
-
-def learner(table, device, **parameters):
-    defaults = dict(hashing=table, tol=None, random_state=SEED, learning_rate=0.3)
-    return MACHClassifier(device=device, **(defaults | parameters))
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -53,7 +27,9 @@ def test_epochs_equal_the_reference(device, sparse, batch_size, alpha):
     if sparse and batch_size > 1 and device == "cpu":
         pytest.skip("the CPU takes a step for each row of a sparse X")
     X, y, weight, table = problem()
-    model = learner(table, device, max_iter=3, batch_size=batch_size, alpha=alpha)
+    model = learner(
+        table, device=device, max_iter=3, batch_size=batch_size, alpha=alpha
+    )
     model.fit(sp.csr_matrix(X) if sparse else X, y, weight)
     assert model.device_ == device
     weight = weight / weight.mean()
@@ -62,7 +38,7 @@ def test_epochs_equal_the_reference(device, sparse, batch_size, alpha):
         y,
         table,
         3,
-        rows_by_epoch(3, np.arange(len(y))),
+        orders(3, np.arange(len(y))),
         0.3 * weight,
         weight,
         batch_size=batch_size,
@@ -215,7 +191,11 @@ def test_auto_steps_equal_the_reference(
         monkeypatch.setattr(_cuda, "plan_training", lambda *args: (2, False))
     started = record_starts(monkeypatch)
     model = learner(
-        table, device, max_iter=3, learning_rate="auto", batch_size=batch_size
+        table,
+        device=device,
+        max_iter=3,
+        learning_rate="auto",
+        batch_size=batch_size,
     )
     model.fit(sp.csr_matrix(X) if sparse else X, y, weight if weighted else None)
     weight /= weight[weight > 0].mean()
@@ -229,7 +209,7 @@ def test_auto_steps_equal_the_reference(
         y,
         table,
         3,
-        rows_by_epoch(3, rows),
+        orders(3, rows),
         step,
         start=None if sparse else started[0],
         batch_size=batch_size,
@@ -247,7 +227,7 @@ def test_blocks_equal_the_reference(device, sparse, batch_size):
         pytest.skip("the CPU takes a step for each row of a sparse X")
     X, y, _, table = problem(n=360)
     weight = heavy_weights(360)
-    model = learner(table, device, batch_size=batch_size, learning_rate=0.1)
+    model = learner(table, device=device, batch_size=batch_size, learning_rate=0.1)
     W, b = np.zeros((3, 3, 7)), np.zeros((3, 3))
     visits, length, seed = np.zeros(8), 0, order_seed()
     for block in np.split(np.arange(360), [40, 160, 161]):
@@ -291,7 +271,7 @@ def test_repetitions_stop_as_in_the_reference(device, sparse, early_stopping):
     X[np.arange(36), y % 7] += 3 * (y % 3 == 0)
     model = learner(
         table,
-        device,
+        device=device,
         max_iter=25,
         tol=0.03,
         n_iter_no_change=2,
@@ -303,15 +283,14 @@ def test_repetitions_stop_as_in_the_reference(device, sparse, early_stopping):
     weight = weight / weight.mean()
     validation, train = None, np.arange(36)
     if early_stopping:
-        seed = check_random_state(SEED).randint(np.iinfo(np.int32).max)
-        shuffled = np.random.default_rng([seed]).permutation(train)
+        shuffled = np.random.default_rng([order_seed()]).permutation(train)
         validation, train = shuffled[:9], shuffled[9:]
     W, b, n_iter = reference.sgd_fit(
         X,
         y,
         table,
         3,
-        rows_by_epoch(25, train),
+        orders(25, train),
         0.3 * weight,
         weight,
         tol=0.03,
@@ -327,7 +306,9 @@ def test_repetitions_stop_as_in_the_reference(device, sparse, early_stopping):
 
 
 def fitted(X, y, table, **parameters):
-    model = learner(table, "cuda", max_iter=2, batch_size=4, **parameters).fit(X, y)
+    model = learner(table, device="cuda", max_iter=2, batch_size=4, **parameters).fit(
+        X, y
+    )
     return model.coef_.copy(), model.intercept_.copy()
 
 
@@ -354,8 +335,8 @@ def test_float16_rows_give_the_model_of_the_same_numbers_as_float32(
     X, y, _, table = problem()
     X = X.astype(np.float16)
     monkeypatch.setattr(_cuda, "plan_training", lambda *args: (2, resident))
-    expected = learner(table, "cuda", max_iter=2).fit(X.astype(np.float32), y)
-    model = learner(table, "cuda", max_iter=2).fit(X, y)
+    expected = learner(table, device="cuda", max_iter=2).fit(X.astype(np.float32), y)
+    model = learner(table, device="cuda", max_iter=2).fit(X, y)
     assert_array_equal(model.coef_, expected.coef_)
     for method in ("predict", "predict_topk", "predict_proba"):
         found = getattr(model, method)(X)
@@ -367,12 +348,11 @@ def test_several_devices_and_turns_change_no_bit(host_gpu, monkeypatch):
     X = sp.csr_matrix(X)
     one = fitted(X, y, table)
     monkeypatch.setattr(cuda_on_host.Device, "count", 2)
-    monkeypatch.setattr(
-        host_gpu.training, "ThreadPoolExecutor", InTurn
-    )  # kernels on one thread
+    # Kernels on one thread.
+    monkeypatch.setattr(host_gpu.training, "ThreadPoolExecutor", InTurn)
     for a, b in zip(one, fitted(X, y, table), strict=True):
         assert_array_equal(a, b)
-    assert learner(table, "cuda:1", max_iter=1).fit(X, y).device_ == "cuda:1"
+    assert learner(table, device="cuda:1", max_iter=1).fit(X, y).device_ == "cuda:1"
 
 
 class InTurn:
@@ -392,8 +372,10 @@ class InTurn:
 def test_more_repetitions_and_partial_fit(device, sparse):
     X, y, _, table = problem()
     rows = sp.csr_matrix(X) if sparse else X
-    all_at_once = learner(table, device, max_iter=2, batch_size=1).fit(rows, y)
-    model = learner(table[:, :2], device, max_iter=2, batch_size=1, warm_start=True)
+    all_at_once = learner(table, device=device, max_iter=2, batch_size=1).fit(rows, y)
+    model = learner(
+        table[:, :2], device=device, max_iter=2, batch_size=1, warm_start=True
+    )
     model.fit(rows, y).set_params(hashing=table).fit(rows, y)
     # BLAS sums of a dense X depend on the columns that stand beside a column.
     assert_allclose(model.coef_, all_at_once.coef_, rtol=1e-5, atol=1e-6)
@@ -433,7 +415,7 @@ def test_callbacks_are_told_of_turns_and_their_epochs(host_gpu, monkeypatch, spa
                 return context.parent.task_id == 2  # the second turn stops early
 
     silent = fitted(X, y, table)
-    model = learner(table, "cuda", max_iter=2, batch_size=4)
+    model = learner(table, device="cuda", max_iter=2, batch_size=4)
     model.set_callbacks(Recorder()).fit(X, y)
     epochs = [[(at, "epoch", e) for at in ("begin", "end")] for e in range(2)]
     assert calls == [
@@ -458,7 +440,7 @@ def test_callbacks_are_told_of_turns_and_their_epochs(host_gpu, monkeypatch, spa
 def test_verbose_prints_the_epochs_of_each_turn(host_gpu, monkeypatch, capsys):
     X, y, _, table = problem()
     monkeypatch.setattr(_cuda, "plan_training", lambda *args: (2, True))
-    learner(table, "cuda", max_iter=2, verbose=1).fit(X, y)
+    learner(table, device="cuda", max_iter=2, verbose=1).fit(X, y)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == [
         f"part {part}/2, epoch {epoch}/2" for part in (1, 2) for epoch in (1, 2)
@@ -468,6 +450,6 @@ def test_verbose_prints_the_epochs_of_each_turn(host_gpu, monkeypatch, capsys):
 
 def test_overflow_is_reported(host_gpu):
     X, y, _, table = problem()
-    model = learner(table, "cuda", learning_rate=1e30)
+    model = learner(table, device="cuda", learning_rate=1e30)
     with pytest.raises(ValueError, match="overflowed"):
         model.fit(X * 1e10, y)

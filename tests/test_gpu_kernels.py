@@ -7,8 +7,9 @@ import sys
 import cuda_on_host
 import numpy as np
 import pytest
+from learners import problem
 from numpy.testing import assert_array_equal
-from test_gpu import fitted, problem
+from test_gpu import fitted
 
 import sklearn_mach
 from sklearn_mach import _cuda
@@ -35,15 +36,8 @@ def test_the_kernels_compile(tmp_path, host_gpu, compiler):
     if compiler == "nvcc":
         if shutil.which("nvcc") is None:
             pytest.skip("nvcc is not installed")
-        command = [
-            "nvcc",
-            "-std=c++17",
-            "-cubin",
-            "-arch=sm_80",
-            tmp_path / "k.cu",
-            "-o",
-        ]
-        command.append(tmp_path / "k.cubin")
+        command = ["nvcc", "-std=c++17", "-cubin", "-arch=sm_80"]
+        command += [tmp_path / "k.cu", "-o", tmp_path / "k.cubin"]
     else:
         script = (
             "import sys; from cupy_backends.cuda.libs import nvrtc\n"

@@ -9,8 +9,8 @@ import pytest
 import reference
 import scipy.sparse as sp
 from helpers import set_offset
+from learners import learner, problem
 from numpy.testing import assert_allclose, assert_array_equal
-from test_gpu import learner, problem
 
 from sklearn_mach import _cuda, _model
 
@@ -20,7 +20,7 @@ def test_predictions_equal_the_reference(device, sparse):
     X, y, _, table = problem()
     rows = sp.csr_matrix(X) if sparse else X
     for decoder, merge in (("log_mean", "sum"), ("min", "min"), ("median", "median")):
-        model = learner(table, device, max_iter=2, decoder=decoder, n_jobs=2)
+        model = learner(table, device=device, max_iter=2, decoder=decoder, n_jobs=2)
         model.fit(rows, y)
         W, b = model.coef_.astype(float), model.intercept_.astype(float)
         scores = reference.bucket_log_proba(X, W, b)
@@ -77,7 +77,7 @@ def test_best_classes_equal_a_full_sort_bit_for_bit(
 @pytest.mark.parametrize("k", [1, 4])
 def test_offsets_count_on_every_device(device, k):
     X, y, _, table = problem()
-    model = learner(table, device, max_iter=2).fit(X, y)
+    model = learner(table, device=device, max_iter=2).fit(X, y)
     set_offset(model, np.array([0, -3, 0.5, -np.inf, 0.25, 1], np.float32))
     for decoder in ("log_mean", "mean", "log_mean"):
         model.set_params(decoder=decoder)
@@ -93,7 +93,7 @@ def test_offsets_count_on_every_device(device, k):
 @pytest.mark.parametrize("decoder", ["log_mean", "mean", "min", "median"])
 def test_rows_too_large_for_float32_are_refused_at_prediction(device, decoder):
     X, y, _, table = problem()
-    model = learner(table, device, max_iter=2, decoder=decoder).fit(X, y)
+    model = learner(table, device=device, max_iter=2, decoder=decoder).fit(X, y)
     for rows in (X * 1e300, sp.csr_matrix(X * 1e300)):
         for method in (model.predict, model.predict_proba, model.decision_function):
             with pytest.raises(ValueError, match="too large for float32"):
@@ -102,7 +102,7 @@ def test_rows_too_large_for_float32_are_refused_at_prediction(device, decoder):
 
 def test_threads_that_predict_together_copy_the_model_once(host_gpu, monkeypatch):
     X, y, _, table = problem()
-    model = learner(table, "cuda", max_iter=1).fit(X, y)
+    model = learner(table, device="cuda", max_iter=1).fit(X, y)
     made, copy = [], host_gpu.model.Model
 
     def slow_copy(*args):
@@ -128,7 +128,8 @@ def test_the_cpu_decodes_in_threads_what_the_gpu_does_not(
     host_gpu, monkeypatch, decoder
 ):
     X, y, _, table = problem()
-    model = learner(table, "cuda", max_iter=1, decoder=decoder, n_jobs=2).fit(X, y)
+    model = learner(table, device="cuda", max_iter=1, decoder=decoder, n_jobs=2)
+    model.fit(X, y)
     monkeypatch.setattr("sklearn_mach._model.cpu_count", lambda: 2)
     together, threads = Barrier(2), set()
 

@@ -1,5 +1,7 @@
 """Functions over lanes, against loops over repetitions and rows."""
 
+from functools import cache
+
 import numba
 import numpy as np
 import pytest
@@ -8,16 +10,18 @@ from numpy.testing import assert_array_equal
 from sklearn_mach import _lanes
 from sklearn_mach._lanes import LANES, ROWS, aligned
 
-COMPILED = not numba.config.DISABLE_JIT
+
+@cache
+def kernel(name, n_args):
+    """A kernel that calls the function."""
+    text = ", ".join(f"a{j}" for j in range(n_args))
+    names = {"f": getattr(_lanes, name)}
+    return numba.njit(eval(f"lambda {text}: f({text})", names))
 
 
 def call(name, *args):
     """What a kernel gets of the function."""
-    function = getattr(_lanes, name)
-    if not COMPILED:
-        return function(*args)
-    text = ", ".join(f"a{j}" for j in range(len(args)))
-    return numba.njit(eval(f"lambda {text}: f({text})", {"f": function}))(*args)
+    return kernel(name, len(args))(*args)
 
 
 def bits(is_set):
