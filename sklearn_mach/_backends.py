@@ -5,7 +5,8 @@ A kind is a module and a line of `KINDS`.  It has the functions of `Backend`, of
 
 NAMES : the names of its devices, for people
 NUMBERED : whether a colon and a number may follow the kind's name
-LEAST_WORK : non-zeros times R B from which "auto" takes it
+LEAST_WORK : non-zeros times R B from which "auto" takes it, or None for never
+HAS_UNITS : whether weights of sparse rows may have 16 bits while they are trained
 check(number) : ValueError that says what is missing if the device does not answer
 """
 
@@ -31,19 +32,30 @@ class Backend(NamedTuple):
     """
 
     batch_size: object  # (options, n_samples): rows of a step
+    n_tasks: object  # as `_training.split_repetitions`: their number, None if unknown
     train_all: object  # as `_training.train_all`
     scorer: object  # (linear, table, kept)
 
 
 def backend(device):
     """The functions of a device, by a name such as "cpu", "cuda" or "cuda:1"."""
-    name, _, number = device.partition(":")
-    kind, number = KINDS[name], int(number) if number else None
+    number = device.partition(":")[2]
+    kind, number = _kind(device), int(number) if number else None
     return Backend(
         batch_size=kind.batch_size,
+        n_tasks=kind.n_tasks,
         train_all=partial(kind.train_all, number),
         scorer=partial(kind.scorer, number),
     )
+
+
+def has_units(device):
+    """Whether weights of sparse rows may have 16 bits while they are trained there."""
+    return _kind(device).HAS_UNITS
+
+
+def _kind(device):
+    return KINDS[device.partition(":")[0]]
 
 
 def resolve_device(device):
@@ -76,7 +88,8 @@ def choose_device(device, X, n_columns):
 
 def _automatic(work):
     for name in reversed(KINDS):
-        if KINDS[name].LEAST_WORK <= work:
+        least = KINDS[name].LEAST_WORK
+        if least is not None and least <= work:
             with suppress(ValueError):
                 return resolve_device(name)
 

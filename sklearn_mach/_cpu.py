@@ -5,6 +5,7 @@ from . import _training
 NAMES = "'cpu'"
 NUMBERED = False
 LEAST_WORK = 0
+HAS_UNITS = True
 
 
 def check(number):
@@ -13,6 +14,10 @@ def check(number):
 
 def batch_size(options, n_samples):
     return options["batch_size"]
+
+
+def n_tasks(*sizes):
+    return len(_training.split_repetitions(*sizes))
 
 
 def train_all(number, *args, **options):

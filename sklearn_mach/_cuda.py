@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from ._losses import Softmax
 from ._memory import format_bytes
 from ._progress import SilentTask
 
@@ -19,6 +20,7 @@ NUMBERED = True
 # 1e10 multiplications and additions an epoch.  Below, a few cores train in seconds, no
 # longer than it takes to start CUDA, compile the kernels and copy the data.
 LEAST_WORK = 1e10
+HAS_UNITS = False
 
 _BATCH = 1024  # rows of a step
 _MERGES = {"sum", "min"}  # that the kernel `search` knows
@@ -72,10 +74,16 @@ def batch_size(options, n_samples):
     return int(np.clip(n_samples // 256, 1, _BATCH))
 
 
+def n_tasks(*sizes):
+    """Turns depend on the memory that is free."""
+
+
 def train_all(
     number, X, targets, table, W, b, first, zero, settings, n_jobs, task=SilentTask
 ):
     """A thread for each GPU, whatever `n_jobs` is: they keep no core busy."""
+    if not isinstance(settings.loss, Softmax):
+        raise ValueError(f"A GPU has no gradient of {settings.loss!r}. Use the CPU.")
     gpu = modules()
     n_repetitions = table.shape[1]
     numbers = range(gpu.kernels.n_devices()) if number is None else [number]

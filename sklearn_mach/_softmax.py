@@ -16,7 +16,7 @@ from sklearn.utils import Bunch
 from sklearn.utils.metadata_routing import MetadataRouter
 
 from . import _dense, theory
-from ._backends import backend, choose_device
+from ._backends import backend, choose_device, has_units
 from ._compat import one_blas_thread
 from ._memory import format_bytes
 from ._planning import Trained
@@ -133,10 +133,8 @@ class SoftmaxLearner:
 
     def n_tasks(self, X, plan):
         """The number of tasks in which the repetitions are trained, None if unknown."""
-        if self.device(X, plan) != "cpu":
-            return None
-        sizes = plan.n_old, plan.n_repetitions, plan.n_buckets
-        return len(split_repetitions(X, *sizes, self.parameters.n_jobs))
+        sizes = X, plan.n_old, plan.n_repetitions, plan.n_buckets
+        return backend(self.device(X, plan)).n_tasks(*sizes, self.parameters.n_jobs)
 
     def train(self, method, X, y, weight, params, plan, scorer, memory, device, task):
         """Train the repetitions that `plan` asks for.
@@ -199,7 +197,7 @@ class SoftmaxLearner:
         options["batch_size"] = backend(device).batch_size(options, n_used)
         if is_block:
             options |= {"max_iter": 1, "early_stopping": False}
-        n_columns = width if device == "cpu" or not sp.issparse(X) else 0
+        n_columns = width if has_units(device) or not sp.issparse(X) else 0
         seed = memory.order_seed + memory.t
 
         def settings_of(X, y, weight, seen=None):

@@ -54,6 +54,7 @@ def calls(monkeypatch):
         NAMES="'slow'",
         NUMBERED=True,
         LEAST_WORK=1000,
+        HAS_UNITS=True,
         check=check,
         **{name: recorded(name) for name in names},
     )
@@ -94,6 +95,8 @@ def test_auto_takes_the_last_kind_that_is_worth_it(calls):
         assert model.set_params(device="auto").fit(X, y).device_ == device
         assert (calls.get("train_all", 1) is None) == (device == "slow")
     assert resolve_device("auto") == "slow"
+    KINDS["slow"].LEAST_WORK = None
+    assert resolve_device("auto") != "slow"
 
 
 def test_a_kind_says_what_it_has_and_what_is_missing(calls):

@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,6 +65,12 @@ def test_merges_that_the_gpu_does_not_know_are_the_cpus():
     assert searches(5, "sum") and searches(5, "min")
     for k, merge in ((5, "median"), (5, "one of tomorrow"), (33, "sum")):
         assert not searches(k, merge)
+
+
+def test_a_gpu_refuses_a_loss_that_it_does_not_have():
+    settings = SimpleNamespace(loss="hinge")
+    with pytest.raises(ValueError, match="GPU has no gradient of 'hinge'"):
+        _cuda.train_all(None, *[None] * 7, settings, None)
 
 
 def test_importing_the_package_leaves_cupy_alone():
