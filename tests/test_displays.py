@@ -26,6 +26,7 @@ plt = pytest.importorskip("matplotlib.pyplot")
 
 @pytest.fixture(autouse=True)
 def close_figures():
+    plt.close("all")  # of examples in docstrings, run before in this process
     yield
     plt.close("all")
 

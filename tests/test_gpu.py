@@ -17,6 +17,7 @@ from test_dense import record_starts
 
 from sklearn_mach import _cuda
 from sklearn_mach._backends import backend
+from sklearn_mach._losses import Softmax
 from sklearn_mach._rows import Targets
 
 
@@ -63,6 +64,7 @@ def train(X, classes, table, device, weight, **options):
     """An epoch from zero weights: W (R, B, d), b (R, B) and the mean loss."""
     n, d = X.shape
     settings = SimpleNamespace(
+        loss=Softmax(),
         step=(0.3 * weight).astype(np.float32),
         weight=weight.astype(np.float32),
         visited=lambda rows: rows,
