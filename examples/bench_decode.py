@@ -231,13 +231,13 @@ X, _ = make_many_classes(1000, 5000, 1000, n_nonzeros=50, random_state=0)[:2]
 X = X.astype(np.float32)
 for kind, data in (("sparse", X), ("dense", X[:, :500].toarray())):
     model = random_model(data, K, R, B)
-    inner, how = model._fitted.model, {"decoder": model.decoder, "device": "cpu"}
+    inner, how = model._fitted.model, model._how()
     rows = [data[j : j + 1] for j in range(n_calls)]
     model.predict(rows[0])
     calls = []
     for row in rows:
         start = time.perf_counter()
-        logits = inner.bucket_scores(row, **how)
+        logits = inner.bucket_scores(row, how)
         middle_time = time.perf_counter()
         decode_topk(logits, inner.table, 1, prepared=inner._prepared)
         decoded = time.perf_counter()

@@ -56,8 +56,7 @@ def accuracy(best, y):
 
 def merged(model, X, beta=0.0, log_prior=None):
     """Classes (n, 20) by the mean log P plus beta times the log prior."""
-    how = {"decoder": model.decoder, "device": model.device_}
-    scores = model._fitted.model.bucket_scores(X, **how)
+    scores = model._fitted.model.bucket_scores(X, model._how())
     offset = None if log_prior is None else np.float32(beta * log_prior)
     best = decode_topk(scores, model.bucket_table_, max(PLACES), offset=offset)[0]
     return model.classes_[best]

@@ -77,8 +77,7 @@ def study(name, X, y, n_rows):
     X = normalize(X)
     model = MACHClassifier(n_jobs=-1, random_state=0).fit(X[train], y[train])
     table = model.bucket_table_
-    how = {"decoder": model.decoder, "device": model.device_}
-    scores = model._fitted.model.bucket_scores(X[held], **how)
+    scores = model._fitted.model.bucket_scores(X[held], model._how())
     (K, R), B = table.shape, scores.shape[2]
     prepared = prepare(table, B)
     classes = np.argsort(table, axis=0, kind="stable").T.copy()
