@@ -98,6 +98,7 @@ class Counting(NamedTuple):
     """A loss that counts the classes."""
 
 
+@njit(inner=True)
 def count(loss, z, scale, b, table, classes, step, rate, bias, weight, losses):
     losses[0] += classes.shape[0]
 
