@@ -176,11 +176,11 @@ def one_blas_thread():
     would restore what another one had set.
     """
     user = object()
-    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
     try:
         with _blas_lock:
-            if not _blas_users:
-                _blas_before[:] = [(blas, blas.num_threads) for blas in libraries]
+            if not _blas_users:  # looking for the libraries takes 4 ms
+                found = ThreadpoolController().select(user_api="blas").lib_controllers
+                _blas_before[:] = [(blas, blas.num_threads) for blas in found]
             _blas_users.add(user)
             for blas, _ in _blas_before:
                 blas.set_num_threads(1)

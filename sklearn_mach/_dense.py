@@ -59,7 +59,11 @@ class Team:
 
     def run(self, function, parts):
         """Call the function with each part, and wait for all."""
-        n_threads = max(min(len(self._tasks) + 1, len(parts)), 1)
+        n_threads = min(len(self._tasks) + 1, len(parts))
+        if n_threads < 2:
+            for part in parts:
+                function(part)
+            return
         helpers = self._tasks[: n_threads - 1]
         for i, tasks in enumerate(helpers, 1):
             tasks.put((function, parts[i::n_threads]))

@@ -136,6 +136,7 @@ class SoftmaxLearner:
         sizes = X, plan.n_old, plan.n_repetitions, plan.n_buckets
         return backend(self.device(X, plan)).n_tasks(*sizes, self.parameters.n_jobs)
 
+    @one_blas_thread()  # on whose threads its sums depend
     def train(self, method, X, y, weight, params, plan, scorer, memory, device, task):
         """Train the repetitions that `plan` asks for.
 
@@ -206,34 +207,33 @@ class SoftmaxLearner:
             )
 
         factor, waiting, n_epochs = memory.factor, memory.waiting, None
-        with one_blas_thread():  # whose sums depend on its threads
-            settings, seen = settings_of(X, y, weight, memory.seen)
-            if self.parameters.learning_rate != "auto":
-                return settings, memory._replace(seen=seen)
-            if factor is None:
-                rows, trial = (X, y), settings
-                if is_block:
-                    ones = np.ones(X.shape[0])
-                    waiting = [*waiting, (X, y, ones if weight is None else weight)]
-                if len(waiting) > 1:  # rows of earlier blocks, too few for a trial
-                    *rows, weights = stack(waiting)
-                    trial, stacked = settings_of(*rows, weights)
-                    if stacked.metric is not None:
-                        old = memory.seen._replace(metric=stacked.metric)
-                        settings, seen = settings_of(X, y, weight, old)
-                factor, n_epochs = probe(
-                    *rows, plan.table[:, 0], plan.n_buckets, trial, width, n_jobs
-                )
-                if factor is not None:
-                    if len(waiting) > 1 and trial.metric is None:
-                        # rows may come again, known by heart
-                        factor = min(factor, DEFAULT_FACTOR)
-                    waiting = []
-                elif is_block:  # a copy: the caller may fill its arrays anew
-                    waiting[-1] = deepcopy(waiting[-1])
-            settings = settings.scaled(factor or DEFAULT_FACTOR)
-            if n_epochs is not None and options["max_iter"] == "auto":
-                settings = settings.with_epochs(n_epochs)
+        settings, seen = settings_of(X, y, weight, memory.seen)
+        if self.parameters.learning_rate != "auto":
+            return settings, memory._replace(seen=seen)
+        if factor is None:
+            rows, trial = (X, y), settings
+            if is_block:
+                ones = np.ones(X.shape[0])
+                waiting = [*waiting, (X, y, ones if weight is None else weight)]
+            if len(waiting) > 1:  # rows of earlier blocks, too few for a trial
+                *rows, weights = stack(waiting)
+                trial, stacked = settings_of(*rows, weights)
+                if stacked.metric is not None:
+                    old = memory.seen._replace(metric=stacked.metric)
+                    settings, seen = settings_of(X, y, weight, old)
+            factor, n_epochs = probe(
+                *rows, plan.table[:, 0], plan.n_buckets, trial, width, n_jobs
+            )
+            if factor is not None:
+                if len(waiting) > 1 and trial.metric is None:
+                    # rows may come again, known by heart
+                    factor = min(factor, DEFAULT_FACTOR)
+                waiting = []
+            elif is_block:  # a copy: the caller may fill its arrays anew
+                waiting[-1] = deepcopy(waiting[-1])
+        settings = settings.scaled(factor or DEFAULT_FACTOR)
+        if n_epochs is not None and options["max_iter"] == "auto":
+            settings = settings.with_epochs(n_epochs)
         return settings, memory._replace(seen=seen, factor=factor, waiting=waiting)
 
     def _start(self, X, y, plan, scorer, settings):
@@ -246,10 +246,9 @@ class SoftmaxLearner:
             W[:, :n_old], b[:n_old] = scorer.storage.dense()
         if settings.starts:
             n_threads = effective_n_jobs(self.parameters.n_jobs)
-            with one_blas_thread():
-                _dense.start_from_means(
-                    X, y, plan.table, W, b, plan.n_old, settings, n_threads
-                )
+            _dense.start_from_means(
+                X, y, plan.table, W, b, plan.n_old, settings, n_threads
+            )
         return W, b
 
     def _run(self, X, y, plan, W, b, first, continued, settings, device, task):

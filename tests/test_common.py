@@ -35,7 +35,8 @@ ONE_ROW = {
     "the check asks for words of its own"
 }
 
-SMALL = dict(n_buckets=2, n_repetitions=8)  # "auto" would be 32 repetitions
+# "auto" would be 32 repetitions and 100 epochs
+SMALL = dict(n_buckets=2, n_repetitions=8, max_iter=40)
 BUILT_IN = [
     (MACHClassifier(**SMALL), SGD_FAILURES),
     (MACHClassifier(n_buckets=16), SGD_FAILURES),
