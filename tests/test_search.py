@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from sklearn.base import clone
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import (
@@ -150,8 +151,7 @@ def test_auto_repetitions_are_those_of_the_classifier(
 
 
 def test_auto_repetitions_of_few_features_are_those_of_the_classifier():
-    rng = np.random.default_rng(0)
-    X, y = rng.random((2_600, 4)), np.arange(2_600)
+    X, y = sp.csr_array(np.ones((2_600, 1))), np.arange(2_600)
     model = MACHClassifier(n_buckets=128, max_iter=1).fit(X, y)
     search = MACHClassifierCV(clone(model), n_buckets=128, refit=False).fit(X, y)
     # 2,600 buckets altogether, where 2,048 are usual
