@@ -20,12 +20,20 @@ def _part(path, doc):
 
     def get(self):
         check_is_fitted(self, "_fitted")
-        try:
-            return attrgetter(path)(self._fitted)
-        except AttributeError as error:
-            name = path.rpartition(".")[2]
-            lacks = self._fitted.model.scorer.lacks
-            raise AttributeError(lacks.format(f"{name}_")) from error
+        return attrgetter(path)(self._fitted)
+
+    return property(get, doc=doc)
+
+
+def _of_scorer(name, doc):
+    """A property: what only the scorer of one kind of learner has."""
+
+    def get(self):
+        check_is_fitted(self, "_fitted")
+        scorer = self._fitted.model.scorer
+        if not hasattr(scorer, name):
+            raise AttributeError(scorer.lacks.format(f"{name}_"))
+        return getattr(scorer, name)
 
     return property(get, doc=doc)
 
@@ -272,7 +280,7 @@ class Fitted:
         >>> model.calibrate(X[2000:], y[2000:]).predict_proba(X[:1]).shape
         (1, 100)
         """
-        check_is_fitted(self)
+        self._check_prediction()
         self._validate_params()
         self._check_version("calibrate")
         with unchanged_on_error(self):
@@ -301,7 +309,12 @@ class Fitted:
         return How(self.decoder, self.device_, self.n_jobs)
 
     def _checked(self, X, k=1):
-        """Rows for a prediction of k classes, refused with parameters set since.
+        """Rows for a prediction of k classes."""
+        self._check_prediction(k)
+        return check_rows(self, X, in_float32=learner_of(self).in_float32)
+
+    def _check_prediction(self, k=1):
+        """Refuse what cannot predict k classes: no fit, or bad parameters set since.
 
         Looking at two of these takes a microsecond, and scikit-learn's check of all
         0.1 ms, longer than the prediction of a row.
@@ -321,7 +334,6 @@ class Fitted:
                 f"k must be an integer from 1 to the number of classes, {n_classes}; "
                 f"got {k!r}."
             )
-        return check_rows(self, X, in_float32=learner_of(self).in_float32)
 
     def _check_version(self, cause):
         """Refuse to go on with a model that has no sums over its training rows."""
@@ -349,12 +361,12 @@ class Fitted:
         "model.n_bytes",
         "Bytes of the weights, or of the pickled base classifiers, and the table.",
     )
-    coef_ = _part(
-        "model.scorer.coef",
+    coef_ = _of_scorer(
+        "coef",
         "Weights of the built-in learner, (n_repetitions, n_buckets, n_features).",
     )
-    intercept_ = _part(
-        "model.scorer.intercept",
+    intercept_ = _of_scorer(
+        "intercept",
         "Intercepts of the built-in learner, (n_repetitions, n_buckets).",
     )
-    estimators_ = _part("model.scorer.estimators", "The fitted base classifiers.")
+    estimators_ = _of_scorer("estimators", "The fitted base classifiers.")

@@ -52,9 +52,8 @@ def train(parameters, learner, method, X, y, weight, params, plan, old, device, 
     else:
         chance = collision_chance(plan.table, plan.n_buckets, parameters.hashing)
         draft = Model(plan.table, plan.n_buckets, None, chance)
-    is_auto = parameters.logit_adjustment == "auto"
-    tau = draft.tau if is_auto else float(parameters.logit_adjustment)
-    draft = draft.adjusted(tau, class_weights)
+    tau = parameters.logit_adjustment
+    draft = draft.adjusted(draft.tau if tau == "auto" else tau, class_weights)
 
     def task_of(name, first, *, n_epochs=0, scorer=None):
         def attributes():

@@ -93,7 +93,7 @@ class Model:
 
     def adjusted(self, tau, class_weights):
         """The model with this logit adjustment, for classes of such weights (K,)."""
-        offset = None
+        tau, offset = float(tau), None
         if tau != 0:
             offset = (-tau * log_prior(class_weights)).astype(np.float32)
         return self.replace(tau=tau, offset=offset)

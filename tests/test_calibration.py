@@ -342,6 +342,15 @@ def test_calibrate_leaves_a_logit_adjustment_that_is_a_number(uncalibrated, numb
     assert_allclose(model.decision_function(X), expected, rtol=1e-5, atol=1e-5)
 
 
+def test_calibrate_checks_parameters_and_takes_a_whole_number(uncalibrated):
+    model, rows, _ = uncalibrated
+    model.set_params(n_jobs=0)
+    with pytest.raises(ValueError, match="n_jobs=0 is no number of threads"):
+        model.calibrate(*rows)
+    model.set_params(n_jobs=None, logit_adjustment=1).calibrate(*rows)
+    assert type(model.logit_adjustment_) is float and model.logit_adjustment_ == 1
+
+
 def test_calibrate_fits_an_automatic_logit_adjustment(uncalibrated, monkeypatch):
     model, rows, _ = uncalibrated
     # what it is fitted to: the ten best of each row without an adjustment

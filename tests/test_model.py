@@ -438,6 +438,14 @@ def test_weights_are_there_only_when_the_built_in_learner_is_fitted(blobs, name)
         getattr(model, name)
 
 
+def test_bytes_of_estimators_that_cannot_be_pickled_say_so(blobs):
+    X, y = blobs(60, sparse=False)
+    model = MACHClassifier(GaussianNB(), n_repetitions=2, n_buckets=3).fit(X, y)
+    model.estimators_[0].extra = lambda: None
+    with pytest.raises((AttributeError, pickle.PicklingError), match="[Pp]ickle"):
+        _ = model.model_bytes_
+
+
 def test_model_bytes(blobs):
     X, y = blobs(60)
     model = MACHClassifier(n_repetitions=3, n_buckets=4, max_iter=1)
