@@ -12,6 +12,9 @@ import scipy.sparse as sp
 from sklearn.utils import check_consistent_length
 
 from ._scoring import (
+    are_labels,
+    best_columns,
+    best_entries,
     check_positive,
     check_weight,
     class_scores,
@@ -190,7 +193,7 @@ def propensity_scored_precision_at_k(Y, ranked, weights, k=5, sample_weight=None
     Y, columns, weight = _checked(Y, ranked, k, sample_weight)
     weights = _checked_weights(weights, Y.shape[1])
     own = sp.csr_array((weights[Y.indices], Y.indices, Y.indptr), shape=Y.shape)
-    best = _best_entries(own, k)
+    best = best_entries(own, k)
     gained = (are_labels(Y, columns) * weights[columns]).sum(axis=1)
     attainable = np.where(best < 0, 0, weights[best]).sum(axis=1)
     return float(_ratio(_mean(gained, weight), _mean(attainable, weight)))
@@ -358,6 +361,12 @@ class RankingScorer:
         estimator, X, Y = unwrap(estimator, X, y, indicator)
         k = min(self.k, Y.shape[1])
         if hasattr(estimator, "predict_topk"):
+            if not np.array_equal(estimator.classes_, np.arange(Y.shape[1])):
+                raise ValueError(
+                    f"{type(estimator).__name__} has learned one label a row, and "
+                    "others than the column numbers of y. Fit it on an indicator, or "
+                    "use TopKScorer."
+                )
 
             def best(X, Y):
                 return estimator.predict_topk(X, k=k)
@@ -366,7 +375,7 @@ class RankingScorer:
         else:
 
             def best(X, Y):
-                return _best_columns(class_scores(estimator, X), k)
+                return best_columns(class_scores(estimator, X), k)
 
             columns = map_rows(best, X, Y, Y.shape[1])
         if self.metric == "psp":
@@ -374,14 +383,6 @@ class RankingScorer:
                 Y, columns, self.weights, self.k, sample_weight
             )
         return _MEANS[self.metric](Y, columns, self.k, sample_weight)
-
-
-def are_labels(Y, columns):
-    """Whether the columns (n, k) are labels of their rows; Y canonical CSR, (n, K)."""
-    n_samples, n_labels = Y.shape
-    starts = np.arange(n_samples) * n_labels  # a number for each place of Y
-    own = np.repeat(starts, np.diff(Y.indptr)) + Y.indices
-    return np.isin(starts[:, None] + columns, own) & (columns >= 0)
 
 
 def _checked(Y, ranked, k, sample_weight):
@@ -411,10 +412,8 @@ def _checked(Y, ranked, k, sample_weight):
             "numbers must be an array of integers."
         )
     if sp.issparse(ranked):
-        return Y, _best_entries(ranked, k), weight
-    columns = map_rows(
-        lambda scores, _: _best_columns(scores, k), ranked, Y, Y.shape[1]
-    )
+        return Y, best_entries(ranked, k), weight
+    columns = map_rows(lambda scores, _: best_columns(scores, k), ranked, Y, Y.shape[1])
     return Y, columns, weight
 
 
@@ -454,35 +453,6 @@ def _checked_weights(weights, n_labels=None):
     if n_labels is not None and weights.size != n_labels:
         raise ValueError(f"There are {weights.size} weights for {n_labels} labels.")
     return weights.astype(np.float64)
-
-
-def _best_columns(scores, k):
-    """Columns of the k highest scores of each row, best first, (n, k)."""
-    cost = np.where(np.isnan(scores), np.inf, -scores)
-    last = np.partition(cost, k - 1, axis=1)[:, k - 1 : k]
-    chosen, ties = cost < last, cost == last
-    room = k - chosen.sum(axis=1, keepdims=True)
-    chosen |= ties & (ties.cumsum(axis=1, dtype=np.int32) <= room)
-    columns = np.nonzero(chosen)[1].reshape(len(scores), k)
-    order = np.take_along_axis(cost, columns, axis=1).argsort(axis=1, kind="stable")
-    return np.take_along_axis(columns, order, axis=1)
-
-
-def _best_entries(scores, k):
-    """Columns of the k highest stored scores of each row, (n, k); -1 if fewer."""
-    scores = sp.csr_array(scores)
-    if not scores.has_canonical_format:
-        scores = scores.copy()
-        scores.sum_duplicates()
-    rows = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
-    values = scores.data.astype(np.float64)
-    cost = np.where(np.isnan(values), np.inf, -values)
-    order = np.lexsort((scores.indices, cost, rows))  # rows stay where they are
-    place = np.arange(order.size) - scores.indptr[rows]
-    best = np.full((scores.shape[0], k), -1, dtype=np.int64)
-    kept = place < k
-    best[rows[kept], place[kept]] = scores.indices[order[kept]]
-    return best
 
 
 def _ratio(part, whole):

@@ -1,4 +1,4 @@
-"""What scorers share: the classifier inside, rows in chunks, labels and weights."""
+"""What scorers share: the classifier inside, chunks of rows, labels, best columns."""
 
 from numbers import Integral
 
@@ -174,3 +174,40 @@ def _checked_scores(estimator, scores):
             "decision_function_shape='ovr')."
         )
     return scores
+
+
+def are_labels(Y, columns):
+    """Whether the columns (n, k) are labels of their rows; Y canonical CSR, (n, K)."""
+    n_samples, n_labels = Y.shape
+    starts = np.arange(n_samples) * n_labels  # a number for each place of Y
+    own = np.repeat(starts, np.diff(Y.indptr)) + Y.indices
+    return np.isin(starts[:, None] + columns, own) & (columns >= 0)
+
+
+def best_columns(scores, k):
+    """Columns of the k highest scores of each row, best first, (n, k)."""
+    cost = np.where(np.isnan(scores), np.inf, -scores)
+    last = np.partition(cost, k - 1, axis=1)[:, k - 1 : k]
+    chosen, ties = cost < last, cost == last
+    room = k - chosen.sum(axis=1, keepdims=True)
+    chosen |= ties & (ties.cumsum(axis=1, dtype=np.int32) <= room)
+    columns = np.nonzero(chosen)[1].reshape(len(scores), k)
+    order = np.take_along_axis(cost, columns, axis=1).argsort(axis=1, kind="stable")
+    return np.take_along_axis(columns, order, axis=1)
+
+
+def best_entries(scores, k):
+    """Columns of the k highest stored scores of each row, (n, k); -1 if fewer."""
+    scores = sp.csr_array(scores)
+    if not scores.has_canonical_format:
+        scores = scores.copy()
+        scores.sum_duplicates()
+    rows = np.repeat(np.arange(scores.shape[0]), np.diff(scores.indptr))
+    values = scores.data.astype(np.float64)
+    cost = np.where(np.isnan(values), np.inf, -values)
+    order = np.lexsort((scores.indices, cost, rows))  # rows stay where they are
+    place = np.arange(order.size) - scores.indptr[rows]
+    best = np.full((scores.shape[0], k), -1, dtype=np.int64)
+    kept = place < k
+    best[rows[kept], place[kept]] = scores.indices[order[kept]]
+    return best

@@ -17,7 +17,6 @@ import numpy as np
 from ._inputs import find_labels
 from ._ranking import (
     RankingScorer,
-    are_labels,
     inverse_propensities,
     ndcg_at_k,
     precision_at_k,
@@ -25,6 +24,7 @@ from ._ranking import (
     recall_at_k,
 )
 from ._scoring import (
+    are_labels,
     check_positive,
     check_weight,
     class_proba,

@@ -538,6 +538,19 @@ def test_wrong_input_is_refused(metric, task):
         scorer(model, X, Y, sample_weight=np.zeros(120))
 
 
+def test_labels_that_are_no_column_numbers_are_refused(task):
+    X, Y = task
+    y = np.arange(120) % 2
+    settings = {"n_repetitions": 1, "n_buckets": 2, "max_iter": 1}
+    for labels in (y + 1, np.array(["a", "b"])[y]):
+        model = MACHClassifier(**settings).fit(X, labels)
+        with pytest.raises(ValueError, match="others than the column numbers of y"):
+            RankingScorer(k=1)(model, X, Y[:, :2])
+    model.fit(X, y)
+    expected = precision_at_k(Y[:, :2], model.predict_topk(X, k=1), 1)
+    assert RankingScorer(k=1)(model, X, Y[:, :2]) == expected
+
+
 # Other scorers of several labels ------------------------------------------------------
 
 
