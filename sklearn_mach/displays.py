@@ -16,14 +16,9 @@ from ._classifier import MACHClassifier
 from ._compat import check_matplotlib_support
 from ._hashing import random_column, split_groups
 from ._learners import learner_of
+from ._scoring import check_positive, check_weight, labels_or_indicator, unwrap
 from ._search import MACHClassifierCV
-from .metrics import (
-    _check_positive,
-    _unwrap,
-    check_weight,
-    confidence_bins,
-    top_confidence,
-)
+from .metrics import confidence_bins, top_confidence
 
 __all__ = [
     "ClassFrequencyDisplay",
@@ -169,7 +164,7 @@ class MemoryCurveDisplay(_Display):
         check_matplotlib_support(f"{cls.__name__}.from_estimators")
         n_bytes, scores = [], []
         for estimator in estimators.values():
-            model, rows, labels = _unwrap(estimator, X, y)
+            model, rows, labels = unwrap(estimator, X, y)
             if isinstance(model, MACHClassifier):
                 sizes = learner_of(model).stage_bytes(
                     model, model.classes_.size, model.n_buckets_
@@ -260,7 +255,7 @@ class RepetitionCurveDisplay(_Display):
         display : RepetitionCurveDisplay
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        model, X, y = _unwrap(estimator, X, y)
+        model, X, y = unwrap(estimator, X, y)
         if not isinstance(model, MACHClassifier):
             raise ValueError(f"Only a MACHClassifier has repetitions; got {model!r}.")
         weight = check_weight(sample_weight, y)
@@ -352,8 +347,8 @@ class CollisionDisplay(_Display):
         check_matplotlib_support(f"{cls.__name__}.from_parameters")
         least = theory.mach_min_repetitions(n_classes, n_buckets)
         n_repetitions = least if n_repetitions is None else n_repetitions
-        _check_positive("n_repetitions", n_repetitions)
-        _check_positive("n_tables", n_tables)
+        check_positive("n_repetitions", n_repetitions)
+        check_positive("n_tables", n_tables)
         stages = np.arange(1, n_repetitions + 1)
         bound = theory.indistinguishable_probability(n_classes, n_buckets, stages)
         seed = check_random_state(random_state).randint(np.iinfo(np.int32).max)
@@ -437,8 +432,9 @@ class ReliabilityDisplay(_Display):
         estimator : fitted classifier
             With `predict_proba`, which is called on chunks of rows.
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
-            True labels.  The model is wrong on those that it has not seen.
+        y : array-like of shape (n_samples,), or indicator of several labels
+            True labels.  The model is wrong on those that it has not seen.  An
+            indicator is as in :func:`sklearn_mach.metrics.calibration_error`.
         n_bins : int, default=15
             The number of bins of equal width.
         name : str, default=None
@@ -451,7 +447,7 @@ class ReliabilityDisplay(_Display):
         display : ReliabilityDisplay
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        model, X, y = _unwrap(estimator, X, y)
+        model, X, y = unwrap(estimator, X, y, labels_or_indicator)
         confidence, hit = top_confidence(model, X, y)
         name = type(model).__name__ if name is None else name
         return cls._from_hits(confidence, hit, n_bins, name, ax, line_kw)
@@ -490,7 +486,7 @@ class ReliabilityDisplay(_Display):
 
     @classmethod
     def _from_hits(cls, confidence, hit, n_bins, name, ax, line_kw):
-        _check_positive("n_bins", n_bins)
+        check_positive("n_bins", n_bins)
         bins = confidence_bins(confidence, n_bins)
         n_rows = np.bincount(bins)
         used = n_rows > 0

@@ -5,34 +5,61 @@ A label that the estimator has not seen in training is a miss and never an error
 are taken in chunks within scikit-learn's `working_memory`, so that scores of shape
 (n_samples, n_classes) are never held.  The classifier at the end of a pipeline, or
 found by a search, is used itself.
+
+Several labels a row are an indicator matrix, dense or sparse.  Their rankings have
+functions of arrays, and `RankingScorer`.
 """
 
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
-from sklearn import get_config
-from sklearn.pipeline import Pipeline
-from sklearn.utils import column_or_1d, gen_batches, indexable
-from sklearn.utils.validation import check_is_fitted
 
-from ._compat import _check_sample_weight
 from ._inputs import find_labels
+from ._ranking import (
+    RankingScorer,
+    inverse_propensities,
+    ndcg_at_k,
+    precision_at_k,
+    propensity_scored_precision_at_k,
+    recall_at_k,
+)
+from ._scoring import (
+    are_labels,
+    check_positive,
+    check_weight,
+    class_proba,
+    class_scores,
+    labels_or_indicator,
+    map_rows,
+    unwrap,
+)
 
 __all__ = [
+    "RankingScorer",
     "TopKScorer",
     "calibration_error",
     "class_ranks",
+    "inverse_propensities",
+    "ndcg_at_k",
     "neg_calibration_error",
     "neg_log_loss",
+    "precision_at_k",
+    "propensity_scored_precision_at_k",
+    "recall_at_k",
     "top_k_score",
 ]
 
+for _public in (
+    RankingScorer,
+    inverse_propensities,
+    ndcg_at_k,
+    precision_at_k,
+    propensity_scored_precision_at_k,
+    recall_at_k,
+):
+    _public.__module__ = __name__  # which pickles name
+
 _FLOOR = np.finfo(np.float64).eps  # least probability in the log loss
-_CLASS_BYTES = 32  # a float64 score, and the copies that softmax and comparisons make
-# Bytes of a chunk, if `working_memory` is more: the log loss of 105,033 classes took
-# 2.3 ms a row in chunks of 1 GiB, where fresh memory costs the most, and 0.9 ms here.
-_CHUNK_BYTES = 1 << 26
 
 
 def top_k_score(estimator, X, y, k=5, sample_weight=None):
@@ -82,16 +109,16 @@ def top_k_score(estimator, X, y, k=5, sample_weight=None):
     >>> top_k_score(model, X[:4], [0, 0, 0, 7], k=2)  # nothing was labelled 7
     0.75
     """
-    _check_positive("k", k)
+    check_positive("k", k)
     weight = check_weight(sample_weight, y)
-    estimator, X, y = _unwrap(estimator, X, y)
+    estimator, X, y = unwrap(estimator, X, y)
     k = min(k, len(estimator.classes_))
     if hasattr(estimator, "predict_topk"):
 
         def is_hit(X, y):
             return (estimator.predict_topk(X, k=k) == y[:, None]).any(axis=1)
 
-        hits = _map_rows(is_hit, X, y, k)
+        hits = map_rows(is_hit, X, y, k)
     else:
         hits = class_ranks(estimator, X, y) < k
     return float(np.average(hits, weights=weight))
@@ -128,7 +155,7 @@ class TopKScorer:
     k: int = 5
 
     def __post_init__(self):
-        _check_positive("k", self.k)
+        check_positive("k", self.k)
 
     def __call__(self, estimator, X, y, sample_weight=None):
         """Share of the rows whose label is among the k best classes.
@@ -149,14 +176,15 @@ def neg_log_loss(estimator, X, y, sample_weight=None):
     """Mean logarithm of the probability of the true label: minus the log loss.
 
     ``(1/n) sum_i log max(p_i, eps)`` with ``eps = 2**-52``, float64's, as scikit-learn
-    has it for float64 probabilities.
+    has it for float64 probabilities.  Of several labels a row it is the mean over rows
+    and labels of the logarithm of p where the label is there, and of 1 - p where not.
 
     Parameters
     ----------
     estimator : fitted classifier
         With `predict_proba`.
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
-    y : array-like of shape (n_samples,)
+    y : array-like of shape (n_samples,), or indicator of several labels
         True labels.  Those that the estimator has not seen have the probability zero;
         each adds ``log eps``, about -36.04, to the sum.
     sample_weight : array-like of shape (n_samples,), default=None
@@ -189,15 +217,35 @@ def neg_log_loss(estimator, X, y, sample_weight=None):
     -18.368
     """
     weight = check_weight(sample_weight, y)
-    estimator, X, y = _unwrap(estimator, X, y)
-    codes = find_labels(y, estimator.classes_)
+    estimator, X, y = unwrap(estimator, X, y, labels_or_indicator)
+    if y.ndim == 2:
 
-    def own(X, codes):
-        return estimator.predict_proba(X)[np.arange(codes.size), codes]
+        def mean_log(X, Y):
+            return _mean_log(class_proba(estimator, X), Y)
 
-    proba = _map_rows(own, X, codes, len(estimator.classes_))
-    proba = np.where(codes < 0, 0.0, proba)
-    return float(np.average(np.log(np.maximum(proba, _FLOOR)), weights=weight))
+        logs = map_rows(mean_log, X, y, y.shape[1])
+    else:
+        codes = find_labels(y, estimator.classes_)
+
+        def own(X, codes):
+            return class_proba(estimator, X)[np.arange(codes.size), codes]
+
+        proba = map_rows(own, X, codes, len(estimator.classes_))
+        logs = _log(np.where(codes < 0, 0.0, proba))
+    return float(np.average(logs, weights=weight))
+
+
+def _log(proba):
+    return np.log(np.maximum(proba, _FLOOR))
+
+
+def _mean_log(proba, Y):
+    """Mean over labels of log p, or of log (1 - p) where Y (n, K) has none, (n,)."""
+    sums = _log(1 - proba).sum(axis=1, dtype=np.float64)
+    rows, columns = Y.nonzero()
+    own = proba[rows, columns]
+    sums += np.bincount(rows, _log(own) - _log(1 - own), minlength=sums.size)
+    return sums / Y.shape[1]
 
 
 def class_ranks(estimator, X, y):
@@ -236,15 +284,15 @@ def class_ranks(estimator, X, y):
     >>> class_ranks(model, X, ["b", "a", "c", "d"])
     array([0, 1, 2, 3])
     """
-    estimator, X, y = _unwrap(estimator, X, y)
+    estimator, X, y = unwrap(estimator, X, y)
     if hasattr(estimator, "class_ranks"):
         return estimator.class_ranks(X, y)
     codes, n_classes = find_labels(y, estimator.classes_), len(estimator.classes_)
 
     def count(X, codes):
-        return _count_before(_class_scores(estimator, X), codes)
+        return _count_before(class_scores(estimator, X), codes)
 
-    ranks = _map_rows(count, X, np.maximum(codes, 0), n_classes)
+    ranks = map_rows(count, X, np.maximum(codes, 0), n_classes)
     return np.where(codes < 0, n_classes, ranks)
 
 
@@ -254,14 +302,15 @@ def calibration_error(estimator, X, y, n_bins=15, sample_weight=None):
     Rows are put into bins of equal width by the probability of their best class.  The
     error is ``sum_m (n_m / n) |acc_m - conf_m|``, where bin m has n_m of the n rows,
     acc_m is the share of these whose best class is the true one, and conf_m is their
-    mean probability.
+    mean probability.  Of several labels a row the best class is the likeliest label,
+    which is right if the row has it.
 
     Parameters
     ----------
     estimator : fitted classifier
         With `predict_proba`.
     X : {array-like, sparse matrix} of shape (n_samples, n_features)
-    y : array-like of shape (n_samples,)
+    y : array-like of shape (n_samples,), or indicator of several labels
         True labels.  Those that the estimator has not seen are misses.
     n_bins : int, default=15
         At least 1.  Bin m, from 1, holds probabilities in ((m - 1) / n_bins,
@@ -297,7 +346,7 @@ def calibration_error(estimator, X, y, n_bins=15, sample_weight=None):
     >>> calibration_error(model, X, ["a", "a", "b", "b"])  # 0.75, but right in 0.5
     0.25
     """
-    _check_positive("n_bins", n_bins)
+    check_positive("n_bins", n_bins)
     weight = check_weight(sample_weight, y)
     confidence, hit = top_confidence(estimator, X, y)
     weight = np.ones(hit.size) if weight is None else weight
@@ -337,89 +386,22 @@ def neg_calibration_error(estimator, X, y, n_bins=15, sample_weight=None):
 
 def top_confidence(estimator, X, y):
     """Largest probability of each row, and whether that class is right, both (n,)."""
-    estimator, X, y = _unwrap(estimator, X, y)
-    codes, n_classes = find_labels(y, estimator.classes_), len(estimator.classes_)
+    estimator, X, y = unwrap(estimator, X, y, labels_or_indicator)
+    if y.ndim == 1:
+        y = find_labels(y, estimator.classes_)
 
-    def best(X, codes):
-        proba = estimator.predict_proba(X)
+    def best(X, y):
+        proba = class_proba(estimator, X)
         place = proba.argmax(axis=1)
-        return np.column_stack([proba[np.arange(place.size), place], place == codes])
+        hit = place == y if y.ndim == 1 else are_labels(y, place[:, None])[:, 0]
+        return np.column_stack([proba[np.arange(place.size), place], hit])
 
-    return _map_rows(best, X, codes, n_classes).T
+    return map_rows(best, X, y, len(estimator.classes_)).T
 
 
 def confidence_bins(confidence, n_bins):
     """Bin of each probability, from 0: (m / n_bins, (m + 1) / n_bins]."""
     return np.clip(np.ceil(confidence * n_bins) - 1, 0, n_bins - 1).astype(np.int64)
-
-
-def check_weight(sample_weight, y):
-    """The weights of the rows of y as float64 (n,), or None; refuses bad ones."""
-    if sample_weight is None:
-        return None
-    try:
-        weight = np.asarray(sample_weight, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        message = f"sample_weight must hold a number for each row: {error}"
-        raise ValueError(message) from error
-    weight = weight[()]  # a number in place of an array without axes
-    weight = _check_sample_weight(weight, y, dtype=np.float64, ensure_non_negative=True)
-    with np.errstate(over="ignore"):
-        total = weight.sum()
-    if not 0 < total < np.inf:  # before 1.9 scikit-learn takes zeros, too
-        raise ValueError(
-            f"The weights of the rows add up to {total}. They must not all be zero, "
-            "and their sum must be finite."
-        )
-    return weight
-
-
-def _check_positive(name, value):
-    # True is an Integral, but not a number of classes.
-    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{name} must be an integer of at least 1; got {value!r}.")
-
-
-def _unwrap(estimator, X, y):
-    """The classifier inside pipelines and searches, the X it receives, and y."""
-    while True:
-        if hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        elif isinstance(estimator, Pipeline):
-            X = estimator[:-1].transform(X) if len(estimator) > 1 else X
-            estimator = estimator[-1]
-        else:
-            break
-    check_is_fitted(estimator, "classes_")
-    return estimator, *indexable(X, column_or_1d(y))
-
-
-def _map_rows(function, X, y, n_scores):
-    """Concatenate function(X[rows], y[rows]) over chunks with n_scores scores a row."""
-    n_bytes = min(get_config()["working_memory"] * 2**20, _CHUNK_BYTES)
-    n_rows = max(int(n_bytes // (_CLASS_BYTES * n_scores)), 1)
-    # One chunk of no rows, so that the estimator itself says that there are none.
-    chunks = gen_batches(max(y.size, 1), n_rows)
-    X = X.iloc if hasattr(X, "iloc") else X  # by position, whatever the index
-    return np.concatenate([function(X[rows], y[rows]) for rows in chunks])
-
-
-def _class_scores(estimator, X):
-    """Scores by which the classes are ordered, (n, K)."""
-    if hasattr(estimator, "decision_function"):
-        scores = estimator.decision_function(X)
-    else:
-        scores = estimator.predict_proba(X)
-    n_classes = len(estimator.classes_)
-    if scores.ndim == 1 and n_classes == 2:
-        return np.column_stack([-scores, scores])
-    if scores.ndim != 2 or scores.shape[1] != n_classes:
-        raise ValueError(
-            f"{type(estimator).__name__} has {n_classes} classes but gives scores of "
-            f"shape {scores.shape}. One score for each class is needed (for SVC, "
-            "decision_function_shape='ovr')."
-        )
-    return scores
 
 
 def _count_before(scores, y):

@@ -322,3 +322,63 @@ def rank(class_scores, y):
     """Position of class y[i] in the full sort of row i, (n,)."""
     order, _ = topk(class_scores, class_scores.shape[1])
     return np.argmax(order == np.asarray(y)[:, None], axis=1)
+
+
+# ---------------------------------------------------------------------------
+# Rankings of several labels a row: sets of labels, and lists of columns best first
+# ---------------------------------------------------------------------------
+
+
+def best_columns(scores, k):
+    """The k best of {column: score}, best first; the first column of equal scores."""
+    return sorted(scores, key=lambda column: (-scores[column], column))[:k]
+
+
+def row_precision(labels, ranking, k):
+    return sum(column in labels for column in ranking[:k]) / k
+
+
+def row_recall(labels, ranking, k):
+    if not labels:
+        return 0.0
+    return sum(column in labels for column in ranking[:k]) / len(labels)
+
+
+def row_ndcg(labels, ranking, k):
+    if not labels:
+        return 0.0
+    gain = ideal = 0.0
+    for rank in range(1, k + 1):
+        if rank <= len(ranking) and ranking[rank - 1] in labels:
+            gain += 1 / np.log2(rank + 1)
+        if rank <= len(labels):
+            ideal += 1 / np.log2(rank + 1)
+    return gain / ideal
+
+
+def psp(all_labels, rankings, weights, k):
+    """Gained over attainable weights, both summed over the rows."""
+    gained = attainable = 0.0
+    for labels, ranking in zip(all_labels, rankings, strict=True):
+        gained += sum(weights[column] for column in ranking[:k] if column in labels)
+        attainable += sum(sorted((weights[j] for j in labels), reverse=True)[:k])
+    return gained / attainable
+
+
+def inverse_propensities(all_labels, n_labels, a, b):
+    """Formula of Jain et al. (2016), one label after the other."""
+    n = len(all_labels)
+    c = (np.log(n) - 1) * (b + 1) ** a
+    counts = [
+        sum(label in labels for labels in all_labels) for label in range(n_labels)
+    ]
+    return [1 + c * (count + b) ** -a for count in counts]
+
+
+def binary_log_loss(Y, proba):
+    """Mean over rows and labels; dense Y and proba (n, K)."""
+    total = 0.0
+    for labels, row in zip(Y, proba, strict=True):
+        for is_label, p in zip(labels, row, strict=True):
+            total -= np.log(max(p if is_label else 1 - p, 2.0**-52))
+    return total / Y.size
