@@ -6,10 +6,14 @@ that fit no class well need another temperature than those that fit one, and the
 need not fall in proportion to the gap.  The order of the classes stays.  a, b and log c
 minimise the log loss of held-out rows; b = 0 and c = 1 are temperature scaling (Guo et
 al., 2017, "On Calibration of Modern Neural Networks", section 4.2).
+
+Where a row may have several classes, each has log odds of its own, by four scalars that
+are fitted to the best classes of the rows; three of them are those of the beta
+calibration of Kull et al. (2017), AISTATS.
 """
 
 import numpy as np
-from scipy.special import logsumexp, softmax
+from scipy.special import expit, logsumexp, softmax
 from sklearn.utils import gen_batches
 
 _N_STEPS = 30
@@ -20,6 +24,7 @@ _MAX_CONDITION = 1e10
 # every class in every step took 46 s, in place of 2 s, at K=105,033 and 500 rows.
 _GRID = np.linspace(np.log(1e-6), np.log(1e3), 512)
 _ROWS = 1000  # looked at together
+_LEAST = 6e-8  # probability, as far as float32 tells it from zero and one
 _N_GAPS = 1 << 18  # counted together
 
 
@@ -120,17 +125,22 @@ def fit_adjustment(scores, log_prior, own, weight):
     et al. (2021), "Long-tail learning via logit adjustment", adjust after training.
 
     scores, log_prior : float arrays of shape (n_samples, k), of the k best classes
-    own : bool array of shape (n_samples, k), whether it is the true class
+    own : bool array of shape (n_samples, k), whether it is a true class; each of them
+        is compared with the classes that are not
     weight : float array of shape (n_samples,)
     """
-    found = own.any(axis=1) & (weight > 0)
-    features = np.stack([scores[found], -log_prior[found]], axis=2).astype(np.float64)
-    features -= features[own[found]][:, None]  # zero for the true class
-    weight = weight[found] / max(weight[found].max(initial=0), np.finfo(float).tiny)
+    row, place = np.nonzero(own & (weight > 0)[:, None])
+    features = np.stack([scores[row], -log_prior[row]], axis=2).astype(np.float64)
+    features -= features[np.arange(row.size), place][:, None]  # zero for the true class
+    out = own[row]  # other true classes
+    out[np.arange(row.size), place] = False
+    features[out] = 0
+    weight = weight[row] / max(weight[row].max(initial=0), np.finfo(float).tiny)
     x = np.array([1.0, 0.0])
 
     def moments(x):
         u = features @ x
+        u[out] = -np.inf
         p = softmax(u, axis=1)
         gradient = np.einsum("ik,ika->ia", p, features)
         square = np.einsum("i,ik,ika,ikb->ab", weight, p, features, features)
@@ -227,3 +237,82 @@ def _moments(x, counts, ties, best, gap, weight):
     derivatives = np.stack([own, best * own, c * log_gap * own])
     loss = weight @ (own + np.log(total))
     return loss, (derivatives - mean) @ weight, (square - mean[:, None] * mean) @ weight
+
+
+# Several classes a row ---------------------------------------------------------------
+
+
+def log_odds(scores, best, is_log, scalars=None):
+    """Log odds of classes in place of their merged scores, float32 (n, any).
+
+    Those of the probability s, or ``exp(s)`` where scores are logarithms of it, or with
+    the scalars (4,) ``a + b s - c log(1 - exp(s)) + d best``, where `best` (n, 1) is
+    the best score of the row.
+    """
+    if is_log:
+        log_p, p = scores, np.exp(scores)
+    else:
+        log_p, p = np.log(np.maximum(scores, _LEAST)), scores
+    rest = -np.log(np.maximum(1 - p, _LEAST))
+    if scalars is None:
+        return np.add(log_p, rest, out=scores)
+    a, b, c, d = scalars.astype(np.float32)
+    row = a + d * best  # before the scores change, of which it may be a view
+    return np.add(b * log_p + row, c * rest, out=scores)
+
+
+def fit_marginals(scores, own, weight):
+    """The scalars of `log_odds` with the least log loss; b and c are not negative.
+
+    scores : float array of shape (n_samples, k), mean logarithms of the k best classes
+    own : bool array of shape (n_samples, k), whether the row has the class
+    weight : float array of shape (n_samples,)
+    """
+    s, weight = scores.astype(np.float64), np.repeat(weight, scores.shape[1])
+    rest = -np.log(np.maximum(1 - np.exp(s), _LEAST))
+    best = np.broadcast_to(s[:, :1], s.shape)
+    features = np.stack([s, rest, best], axis=2).reshape(-1, 3)
+    for used in ([0, 1, 2], [0, 2], [1, 2], [2]):  # less what would count the wrong way
+        scalars = np.zeros(4)
+        found = fit_logistic(features[:, used], own.ravel() * weight, weight)
+        scalars[[0, *(i + 1 for i in used)]] = found
+        if scalars[1:3].min() >= 0:
+            break
+    return scalars
+
+
+def fit_logistic(features, own, total):
+    """Intercept and coefficients (1 + p,) of a logistic regression, by Newton's steps.
+
+    features (n, p); total (n,): weights of what has these features, own (n,): those of
+    it that are positive.  Half a positive and half a negative with the mean features
+    are added, so that there is an answer without a positive, too.
+    """
+    mean = total @ features / total.sum()
+    A = np.column_stack([np.ones(total.size), features - mean])
+    A = np.vstack([A, np.eye(1, A.shape[1])])
+    own, total = np.append(own, 0.5), np.append(total, 1)
+    share, x = own.sum() / total.sum(), np.zeros(A.shape[1])
+    x[0] = np.log(share / (1 - share))
+
+    def moments(x):
+        logit = A @ x
+        p = expit(logit)
+        loss = total @ np.logaddexp(0, logit) - own @ logit
+        information = (A * (total * p * (1 - p))[:, None]).T @ A
+        return loss, A.T @ (total * p - own), information
+
+    loss, gradient, information = moments(x)
+    for _ in range(_N_STEPS):
+        information += np.diag(1e-9 * np.diag(information) + np.finfo(float).tiny)
+        step = np.linalg.lstsq(information, -gradient)[0]
+        new = moments(x + step)
+        while not new[0] <= loss and np.abs(step).max() > 1e-6:
+            step /= 2
+            new = moments(x + step)
+        if not new[0] < loss * (1 - 1e-9):
+            break
+        x += step
+        loss, gradient, information = new
+    x[0] -= mean @ x[1:]
+    return x

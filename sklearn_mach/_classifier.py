@@ -9,6 +9,7 @@ from functools import partial
 from numbers import Integral, Real
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.utils.metaestimators import available_if
 
@@ -26,7 +27,15 @@ from ._decoding import DECODERS
 from ._fitted import Fitted
 from ._fitting import route, train
 from ._hashing import FAMILIES
-from ._inputs import check_rows, encode, encode_as, sorted_classes
+from ._inputs import (
+    check_rows,
+    check_several,
+    first_classes,
+    format_of,
+    sorted_classes,
+    targets_as,
+    targets_of,
+)
 from ._learners import check_continues, checked_learner, learner_of
 from ._planning import Plan, plan_fit
 from ._progress import SilentTask, Task
@@ -333,6 +342,7 @@ class MACHClassifier(
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
         learner_of(self).set_tags(tags)
         return tags
 
@@ -384,20 +394,23 @@ class MACHClassifier(
             data["metadata"] = {"sample_weight": sample_weight}
         with unchanged_on_error(self):
             reset, in_float32 = old is None, learner.in_float32
+            self._label_format = format_of(y)
             X, y = check_rows(self, X, y, in_float32=in_float32, reset=reset)
-            classes, codes = encode(y)
+            classes, targets = targets_of(y)
+            if old is not None:
+                check_several(targets.several, old.model.several)
             if old is not None and not np.array_equal(classes, self.classes_):
                 raise ValueError(
                     "With warm_start=True y must hold the classes of the previous fit: "
                     f"{self.classes_.size} then, {classes.size} now, or other labels. "
                     "Set warm_start=False to start anew."
                 )
-            rows = X, y, codes, classes
+            rows = X, y, targets, classes
             weight, params = route(
                 self, learner, "fit", rows, sample_weight, fit_params
             )
             grown = None if old is None else old.model
-            plan = plan_fit(self, learner, X, codes, weight, classes.size, grown)
+            plan = plan_fit(self, learner, X, targets, weight, classes.size, grown)
             learner.warn(X, plan)
             self.classes_, self.device_ = classes, learner.device(X, plan)
             context = self._init_callback_context(
@@ -405,7 +418,7 @@ class MACHClassifier(
             )
             context.call_on_fit_task_begin(estimator=self, **data)
             task = partial(Task, self, context, data)
-            work = X, codes, weight, params, plan, old, self.device_, task
+            work = X, targets, weight, params, plan, old, self.device_, task
             self._fitted = train(self, learner, "fit", *work)
             context.call_on_fit_task_end(
                 estimator=self, **data, reconstruction_attributes={}
@@ -454,8 +467,6 @@ class MACHClassifier(
         _raise_for_params(fit_params, self, "partial_fit")
         learner = checked_learner(self)
         old = getattr(self, "_fitted", None)
-        if old is None and classes is None:
-            raise ValueError("classes must be passed at the first call of partial_fit.")
         if old is not None:
             check_continues(learner, old.model, "partial_fit", "Call fit")
             self._check_version("partial_fit")
@@ -471,22 +482,26 @@ class MACHClassifier(
                     f"classes has {classes.size} classes that are not the "
                     f"{self.classes_.size} of the first call."
                 )
-        else:
-            classes = self.classes_
         with unchanged_on_error(self):
             reset, in_float32 = old is None, learner.in_float32
+            label_format = format_of(y)
             X, y = check_rows(self, X, y, in_float32=in_float32, reset=reset)
-            codes = encode_as(y, classes)
-            rows = X, y, codes, classes
+            if old is not None:
+                classes, several = self.classes_, old.model.several
+            else:
+                classes, several = first_classes(y, classes), sp.issparse(y)
+                self._label_format = label_format
+            targets = targets_as(y, classes, several)
+            rows = X, y, targets, classes
             weight, params = route(
                 self, learner, "partial_fit", rows, sample_weight, fit_params
             )
             if old is None:
-                plan = plan_fit(self, learner, X, codes, weight, classes.size)
+                plan = plan_fit(self, learner, X, targets, weight, classes.size)
             else:
                 plan = Plan.of_block(old.model)
             self.classes_, self.device_ = classes, learner.device(X, plan)
-            work = X, codes, weight, params, plan, old, self.device_, SilentTask
+            work = X, targets, weight, params, plan, old, self.device_, SilentTask
             self._fitted = train(self, learner, "partial_fit", *work)
         return self
 

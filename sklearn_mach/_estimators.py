@@ -188,7 +188,9 @@ class EstimatorLearner:
         """The number of tasks in which the repetitions are trained."""
         return plan.n_repetitions - plan.n_old
 
-    def train(self, method, X, y, weight, params, plan, scorer, memory, device, task):
+    def train(
+        self, method, X, targets, weight, params, plan, scorer, memory, device, task
+    ):
         """Fit the estimators of the repetitions that `plan` asks for.
 
         As `SoftmaxLearner.train`; params: what `route` gives.
@@ -208,7 +210,7 @@ class EstimatorLearner:
                     estimators[r],
                     method,
                     X,
-                    y,
+                    targets.classes,
                     plan.table[:, r],
                     params,
                     task("repetition", r),

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted
 
 from ._compat import _check_sample_weight, unchanged_on_error
 from ._decoding import DECODERS
-from ._inputs import check_rows, encode_as, find_labels
+from ._inputs import check_rows, find_labels, is_indicator, targets_as
 from ._learners import learner_of
 from ._model import How
 
@@ -42,7 +42,7 @@ class Fitted:
     """Predictions and attributes of a classifier that has `_fitted`, a `Fit`."""
 
     def predict(self, X):
-        """Predict the best class of each row.
+        """Predict the best class of each row, or its labels if there are several.
 
         Parameters
         ----------
@@ -51,8 +51,14 @@ class Fitted:
         Returns
         -------
         y : ndarray of shape (n_samples,), with the dtype of `classes_`
+            Of several labels an indicator of shape (n_samples, n_classes) of those with
+            a probability of at least 0.5: CSR if `fit` had a sparse y, and otherwise an
+            ndarray, with the dtype of that y.
         """
-        return self.predict_topk(X, k=1)[:, 0]
+        if not self._checked_several():
+            return self.predict_topk(X, k=1)[:, 0]
+        X = self._checked(X)
+        return self._indicator(*self._fitted.model.likely(X, self._how()), X.shape[0])
 
     def predict_topk(self, X, k=5, return_scores=False):
         """Predict the k best classes of each row without scoring them all at once.
@@ -68,7 +74,8 @@ class Fitted:
         Returns
         -------
         labels : ndarray of shape (n_samples, k)
-            Best first; of classes with equal scores the first in `classes_`.
+            Best first; of classes with equal scores the first in `classes_`. Of several
+            labels the numbers of their columns in y.
         scores : ndarray of shape (n_samples, k), float32
             Scores as in `decision_function`, if `return_scores`.
         """
@@ -87,9 +94,13 @@ class Fitted:
         Yields
         ------
         y : ndarray of shape (n_samples,), with the dtype of `classes_`
-            As in `staged_predict_topk`.
+            As in `staged_predict_topk`. Of several labels an indicator as in `predict`.
         """
-        return (labels[:, 0] for labels in self.staged_predict_topk(X, k=1))
+        if not self._checked_several():
+            return (labels[:, 0] for labels in self.staged_predict_topk(X, k=1))
+        X = self._checked(X)
+        stages = self._fitted.model.likely_stages(X, self._how())
+        return (self._indicator(*stage, X.shape[0]) for stage in stages)
 
     def staged_predict_topk(self, X, k=5, return_scores=False):
         """Predict the k best classes by the first r repetitions, for r = 1, 2, ..., R.
@@ -149,7 +160,8 @@ class Fitted:
         Yields
         ------
         score : float
-            Accuracy of `staged_predict`.
+            Accuracy of `staged_predict`: of several labels the share of the rows with
+            all of them right, as in `score`.
         """
         check_consistent_length(X, y, sample_weight)
         return (
@@ -166,7 +178,7 @@ class Fitted:
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
-            True labels.
+            True labels, one a row.
 
         Returns
         -------
@@ -174,13 +186,18 @@ class Fitted:
             0 is the best; n_classes for a label that is not in `classes_`.
         """
         X = self._checked(X)
+        if self._fitted.model.several or is_indicator(y):
+            raise ValueError(
+                "class_ranks is for one label a row. For several use predict_topk and "
+                "the scores of sklearn_mach.metrics, such as precision_at_k."
+            )
         check_consistent_length(X, y)
         codes = find_labels(column_or_1d(y), self.classes_)
         ranks = self._fitted.model.ranks(X, np.maximum(codes, 0), self._how())
         return np.where(codes < 0, self.classes_.size, ranks)
 
     def decision_function(self, X):
-        """Score every class: the merged bucket scores.
+        """Score every class: the merged bucket scores, of several labels log odds.
 
         Parameters
         ----------
@@ -190,7 +207,8 @@ class Fitted:
         -------
         scores : ndarray of shape (n_samples, n_classes), float32
             Of shape (n_samples,) if there are two classes: the second score less the
-            first.
+            first.  Of several labels the log odds of `predict_proba`, of that shape
+            for two, too: `predict` gives those of at least zero.
 
         Raises
         ------
@@ -199,7 +217,7 @@ class Fitted:
         """
         X = self._checked(X)
         scores = self._fitted.model.scores(X, self._how())
-        if self.classes_.size == 2:
+        if self.classes_.size == 2 and not self._fitted.model.several:
             return scores[:, 1] - scores[:, 0]
         return scores
 
@@ -217,7 +235,8 @@ class Fitted:
         Returns
         -------
         proba : ndarray of shape (n_samples, n_classes), float64
-            Rows sum to one.
+            Rows sum to one; not those of several labels, each of which has a
+            probability of its own.
 
         Raises
         ------
@@ -257,7 +276,7 @@ class Fitted:
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Rows that the model was not trained on, some hundreds at least.
         y : array-like of shape (n_samples,)
-            Their labels, all of them in `classes_`.
+            Their labels, all of them in `classes_`; or an indicator, as in `fit`.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows: finite, not negative and not all zero.  `class_weight`
             is not applied.
@@ -286,8 +305,8 @@ class Fitted:
         with unchanged_on_error(self):
             in_float32 = learner_of(self).in_float32
             X, y = check_rows(self, X, y, in_float32=in_float32)
-            codes = encode_as(y, self.classes_)
-            weight = np.ones(codes.size)
+            targets = targets_as(y, self.classes_, self._fitted.model.several)
+            weight = np.ones(targets.n_rows)
             if sample_weight is not None:
                 weight = _check_sample_weight(
                     sample_weight, X, dtype=np.float64, ensure_non_negative=True
@@ -298,7 +317,7 @@ class Fitted:
                     "positive weight."
                 )
             order = np.random.default_rng(0).permutation(np.flatnonzero(weight))
-            rows = X, codes, order, weight[order], self._fitted.class_weights
+            rows = X, targets, order, weight[order], self._fitted.class_weights
             model = self._fitted.model.calibrated(
                 *rows, self.logit_adjustment, self._how()
             )
@@ -335,6 +354,21 @@ class Fitted:
                 f"got {k!r}."
             )
 
+    def _checked_several(self):
+        """Whether rows have several labels."""
+        check_is_fitted(self)
+        return self._fitted.model.several
+
+    def _indicator(self, rows, classes, n_rows):
+        """The indicator with ones at these places, in the format of y in `fit`."""
+        kind, dtype = self._label_format
+        shape = n_rows, self.classes_.size
+        if kind is None:
+            y = np.zeros(shape, dtype)
+            y[rows, classes] = 1
+            return y
+        return kind((np.ones(rows.size, dtype), (rows, classes)), shape)
+
     def _check_version(self, cause):
         """Refuse to go on with a model that has no sums over its training rows."""
         if self._fitted.class_weights is None:
@@ -346,6 +380,7 @@ class Fitted:
 
     # Looking inside -----------------------------------------------------------------
 
+    multilabel_ = _part("model.several", "Whether rows have several labels.")
     n_repetitions_ = _part("model.n_repetitions", "The number R of repetitions.")
     n_buckets_ = _part("model.n_buckets", "The number B of buckets of a repetition.")
     bucket_table_ = _part(

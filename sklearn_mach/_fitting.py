@@ -26,18 +26,20 @@ class Fit(NamedTuple):
 
 
 def route(estimator, learner, method, rows, sample_weight, fit_params):
-    """Weights of the rows (X, y, codes, classes), and arguments of a base estimator."""
+    """Weights of the rows (X, y, targets, classes), and arguments of an estimator."""
     weight = row_weights(*rows, sample_weight, estimator.class_weight)
     cause = "sample_weight" if sample_weight is not None else "class_weight"
     return weight, learner.route(estimator, method, weight, cause, fit_params)
 
 
-def train(parameters, learner, method, X, y, weight, params, plan, old, device, task):
+def train(
+    parameters, learner, method, X, targets, weight, params, plan, old, device, task
+):
     """Train what `plan` asks for, and calibrate the model where rows are set aside.
 
     parameters : with the parameters of MACHClassifier as attributes
     method : "fit" or "partial_fit"
-    X, y, weight : checked rows, numbers of their classes, their weights or None
+    X, targets, weight : checked rows, `Targets`, and weights of the rows or None
     params : keyword arguments of a base estimator
     old : the `Fit` to go on with, or None
     device : str, the learner's choice
@@ -46,12 +48,13 @@ def train(parameters, learner, method, X, y, weight, params, plan, old, device, 
 
     Returns a `Fit`.
     """
-    class_weights = np.bincount(y, weight, plan.table.shape[0])
+    class_weights = targets.sums(weight, plan.table.shape[0])
     if method == "partial_fit" and old is not None:
         draft, class_weights = old.model, old.class_weights + class_weights
     else:
         chance = collision_chance(plan.table, plan.n_buckets, parameters.hashing)
-        draft = Model(plan.table, plan.n_buckets, None, chance)
+        several = targets.several
+        draft = Model(plan.table, plan.n_buckets, None, chance, several=several)
     tau = parameters.logit_adjustment
     draft = draft.adjusted(draft.tau if tau == "auto" else tau, class_weights)
 
@@ -63,11 +66,11 @@ def train(parameters, learner, method, X, y, weight, params, plan, old, device, 
         return task(name, first, n_epochs=n_epochs, attributes=attributes)
 
     before = (None, None) if old is None else (old.model.scorer, old.memory)
-    work = method, X, y, weight, params, plan
+    work = method, X, targets, weight, params, plan
     trained = learner.train(*work, *before, device, task_of)
     model = draft.replace(scorer=trained.scorer)
     if trained.held.size:
-        rows = X, y, trained.held, trained.held_weight, class_weights
+        rows = X, targets, trained.held, trained.held_weight, class_weights
         how = How("log_mean", device, parameters.n_jobs)
         model = model.calibrated(*rows, parameters.logit_adjustment, how)
     return Fit(model, trained.memory, class_weights, trained.n_iter)

@@ -252,7 +252,7 @@ class _Turn:
         chunks = self.rows.chunks([order[task] for task in tasks])
         for task, chunk in zip(tasks, chunks, strict=True):
             part = order[task]
-            starts, classes = _targets_of(*self.targets, part)
+            starts, classes = _targets_of(*self.targets[:2], part)
             has_classes = np.diff(starts) > 0  # a row without has no step and no loss
             step, weight = (
                 cupy.asarray(array[part] * has_classes, dtype=np.float32)

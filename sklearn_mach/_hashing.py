@@ -141,11 +141,11 @@ def sketch_bytes(n_classes):
     return n_classes * (2 * 4 * _sketch_size(n_classes) + _SKETCH_BYTES)
 
 
-def sketch_classes(X, y, weight, n_classes, seed):
+def sketch_classes(X, targets, weight, n_classes, seed):
     """Directions of the mean rows of the classes, in a random space of m dimensions.
 
     Every feature is added to, or taken from, one dimension (a count sketch), which
-    keeps the angles between sparse rows.  X: CSR or array (n, d); y (n,): classes;
+    keeps the angles between sparse rows.  X: CSR or array (n, d); targets: `Targets`;
     weight (n,).  Returns float32 (K, m) with rows of unit length or zero; m is 128 for
     up to a million classes.
     """
@@ -159,12 +159,15 @@ def sketch_classes(X, y, weight, n_classes, seed):
     sketch = np.zeros((n_classes, size), np.float32)
     if sp.issparse(X):
         arrays = read_only(X.data, X.indices, X.indptr)
-        _add_sketches(*arrays, y, weight, place, sign, sketch)
+        classes = targets.starts, targets.classes
+        _add_sketches(*arrays, *classes, weight, place, sign, sketch)
     else:
         projection = np.zeros((X.shape[1], size), np.float32)
         projection[np.arange(X.shape[1]), place] = sign
         for rows in gen_batches(X.shape[0], 4096):
-            np.add.at(sketch, y[rows], (X[rows] @ projection) * weight[rows, None])
+            part = targets.take(rows)
+            moved = (X[rows] @ projection) * weight[rows, None]
+            np.add.at(sketch, part.classes, moved[part.rows()])
     for classes in gen_batches(n_classes, 65536):  # whose masks take little memory
         rows = sketch[classes]
         np.nan_to_num(rows, copy=False)  # rows of a base that accepts missing values
@@ -174,13 +177,14 @@ def sketch_classes(X, y, weight, n_classes, seed):
 
 
 @njit
-def _add_sketches(data, indices, indptr, y, weight, place, sign, sketch):
-    """Add rows, at random places with random signs, to the sketch of their class."""
-    for i in range(y.shape[0]):
-        row = sketch[y[i]]
-        for p in range(indptr[i], indptr[i + 1]):
-            j = indices[p]
-            row[place[j]] += weight[i] * sign[j] * np.float32(data[p])
+def _add_sketches(data, indices, indptr, starts, classes, weight, place, sign, sketch):
+    """Add rows, at random places with random signs, to sketches of their classes."""
+    for i in range(weight.shape[0]):
+        for c in range(starts[i], starts[i + 1]):
+            row = sketch[classes[c]]
+            for p in range(indptr[i], indptr[i + 1]):
+                j = indices[p]
+                row[place[j]] += weight[i] * sign[j] * np.float32(data[p])
 
 
 def _clustered(sketch, n_buckets, rng, n_jobs):

@@ -6,9 +6,10 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import assert_all_finite, compute_class_weight, gen_batches
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import validate_data
+from sklearn.utils.validation import check_consistent_length, validate_data
 
 from ._compat import _check_sample_weight
+from ._targets import Targets
 
 _PLAIN_VALUES = 100_000  # values of X that are checked in the short way
 _CHECKED_VALUES = 1 << 20  # of a float16 X, checked at a time
@@ -19,6 +20,8 @@ _NO_LABELS = object()  # in place of y, which may be None or anything else by mi
 def check_rows(estimator, X, y=_NO_LABELS, *, in_float32, reset=False):
     """Checked rows (CSR canonical with int32 indices, or C-ordered), and labels.
 
+    The labels are an array (n_samples,), or of several a row a CSR matrix of ones.
+
     They are float32 or float64.  `in_float32` says that they are learned in float32:
     dense float16 rows then stay as they are, and labelled rows whose values leave no
     room in float32 are refused.  With `reset` the estimator takes the number and names
@@ -28,7 +31,10 @@ def check_rows(estimator, X, y=_NO_LABELS, *, in_float32, reset=False):
     if not has_labels and in_float32 and _is_plain(estimator, X):
         return X
     tags = estimator.__sklearn_tags__().input_tags
-    if has_labels:
+    several = has_labels and is_indicator(y)
+    if several:
+        y, has_labels = indicator(y), False
+    elif has_labels:
         _check_labels(y, "y")
     _refuse_dates(X)
     dtypes, is_half = [np.float64, np.float32], False
@@ -62,11 +68,14 @@ def check_rows(estimator, X, y=_NO_LABELS, *, in_float32, reset=False):
         _assert_finite_in_batches(X, type(estimator).__name__)
     if sp.issparse(X):
         X = _canonical(X)
+    if several:
+        check_consistent_length(X, y)
+        labels = [y]
     if not labels:
         return X
     if in_float32:
         _refuse_extremes(X)
-    if labels[0].dtype.kind not in "biuU":  # which are always classes
+    if not several and labels[0].dtype.kind not in "biuU":  # which are always classes
         # twice each: few rows a class, of which it warns, are usual here
         check_classification_targets(np.repeat(labels[0], 2))
     return X, labels[0]
@@ -171,6 +180,121 @@ def _check_labels(labels, name):
         )
 
 
+def is_indicator(y):
+    """Whether y may tell several labels a row: it is sparse, or has many columns."""
+    if sp.issparse(y):
+        return True
+    if isinstance(y, str) or not hasattr(y, "__len__"):
+        return False
+    if not hasattr(y, "ndim"):
+        try:
+            y = np.asarray(y)
+        except ValueError as error:  # lists of different lengths
+            raise ValueError(
+                f"y holds lists of different lengths ({error}). Make an indicator of "
+                "labels with sklearn.preprocessing.MultiLabelBinarizer("
+                "sparse_output=True)."
+            ) from error
+    return y.ndim == 2 and y.shape[1] != 1
+
+
+def indicator(y):
+    """A canonical CSR matrix of ones (int8) from an indicator, dense or sparse."""
+    shape = np.shape(y) if not sp.issparse(y) else y.shape
+    if len(shape) != 2 or shape[1] < 2:
+        raise ValueError(
+            f"y is a matrix of shape {shape}. For several labels a row it must be an "
+            "indicator of shape (n_samples, n_classes) with at least two columns, for "
+            "one label a row an array of shape (n_samples,)."
+        )
+    if not sp.issparse(y):
+        y = np.asarray(y)
+        y = y.astype(np.float64) if y.dtype == object and _are_numbers(y) else y
+    elif y.format != "csr" or not y.has_canonical_format:
+        y = y.tocsr(copy=y.format == "csr")
+        y.sum_duplicates()
+    values = y.data if sp.issparse(y) else y
+    if values.dtype.kind not in "biuf" or ((values != 0) & (values != 1)).any():
+        other = values[(values != 0) & (values != 1)][:3]
+        raise ValueError(
+            f"y has shape {shape} and holds {other.tolist()}. A matrix y must be an "
+            "indicator of ones and zeros, where the columns are the labels; several "
+            "outputs of many values each need a classifier each, such as "
+            "sklearn.multioutput.MultiOutputClassifier."
+        )
+    Y = sp.csr_array(y)
+    if Y.data.size != np.count_nonzero(Y.data):
+        Y = Y.copy()
+        Y.eliminate_zeros()
+    if not Y.has_sorted_indices:
+        Y = Y.sorted_indices()
+    return sp.csr_array((np.ones(Y.nnz, np.int8), Y.indices, Y.indptr), Y.shape)
+
+
+def _are_numbers(y):
+    return all(isinstance(value, Real) for value in y.flat)
+
+
+def targets_of(y):
+    """Sorted labels and the `Targets` of the rows; of an indicator its columns."""
+    if sp.issparse(y):
+        return np.arange(y.shape[1]), Targets.of_indicator(y)
+    classes, codes = encode(y)
+    return classes, Targets.of(codes)
+
+
+def targets_as(y, classes, several):
+    """The `Targets` of checked labels in the sorted labels `classes`.
+
+    several : whether the model has several labels a row
+    """
+    check_several(sp.issparse(y), several)
+    if not several:
+        return Targets.of(encode_as(y, classes))
+    if y.shape[1] != classes.size:
+        raise ValueError(
+            f"y has {y.shape[1]} columns, but the model has {classes.size} labels."
+        )
+    return Targets.of_indicator(y)
+
+
+def check_several(now, before):
+    """Refuse labels of another kind than those of the model."""
+    if now != before:
+        kinds = "one label", "several labels"
+        raise ValueError(
+            f"y has {kinds[now]} a row, but the model was fitted with {kinds[before]} "
+            "a row."
+        )
+
+
+def first_classes(y, classes):
+    """The labels of a first block, sorted; those of an indicator are its columns."""
+    if not sp.issparse(y):
+        if classes is None:
+            raise ValueError("classes must be passed at the first call of partial_fit.")
+        return classes
+    columns = np.arange(y.shape[1])
+    if classes is not None and not np.array_equal(classes, columns):
+        raise ValueError(
+            f"y is an indicator of {columns.size} labels, whose classes are the column "
+            f"numbers 0 to {columns.size - 1}. Pass these, or no classes."
+        )
+    return columns
+
+
+def format_of(y):
+    """What `predict` gives: a type of sparse matrices or None, and a dtype, or None.
+
+    None in place of both where rows have one label.
+    """
+    if not is_indicator(y):
+        return None
+    if not sp.issparse(y):
+        return None, np.asarray(y).dtype
+    return (sp.csr_matrix if sp.isspmatrix(y) else sp.csr_array), y.dtype
+
+
 def sorted_classes(classes):
     """The distinct labels of the argument `classes`, sorted."""
     _check_labels(classes, "classes")
@@ -236,19 +360,25 @@ def check_class_weight(class_weight):
             )
 
 
-def row_weights(X, y, codes, classes, sample_weight, class_weight):
+def row_weights(X, y, targets, classes, sample_weight, class_weight):
     """Weights of the rows, float64 (n_samples,), or None if all are one.
 
-    codes (n_samples,): numbers of the labels y in `classes`
+    targets: of the labels y, numbers in `classes`
     """
     weight = None
     if sample_weight is not None:
         weight = _check_sample_weight(
             sample_weight, X, dtype=np.float64, ensure_non_negative=True
         )
+    if class_weight is not None and targets.several:
+        raise ValueError(
+            f"class_weight={class_weight!r} weighs rows by their class, and here rows "
+            "have several. Use logit_adjustment, which favours rare labels in "
+            "predictions, or sample_weight."
+        )
     if class_weight is not None:
         by_class = compute_class_weight(class_weight, classes=classes, y=y)
-        weight = by_class[codes] * (1.0 if weight is None else weight)
+        weight = by_class[targets.classes] * (1.0 if weight is None else weight)
     if weight is not None and not weight.any():
         raise ValueError(
             "The weights of all rows are zero: sample_weight, class_weight or "

@@ -4,7 +4,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ._compat import ELEMENTWISE, njit, read_only
-from ._losses import log_normalise, normalise
+from ._losses import LINKS
 from ._tiles import product_and_intercepts
 
 _HALF_VALUES = 1 << 18  # of float16 rows that are scored, made float32 at a time
@@ -80,16 +80,19 @@ def logits(X, W, b):
     return Z
 
 
-def bucket_softmax(Z, n_buckets, log):
-    """Logits Z become (log) probabilities of the buckets (n_samples, R, B)."""
+def to_proba(Z, n_buckets, log, link="softmax"):
+    """Logits Z become (log) probabilities of the buckets (n_samples, R, B).
+
+    link : of `LINKS`
+    """
     with np.errstate(over="ignore", invalid="ignore"):
         is_finite = np.isfinite(Z.sum()) or np.isfinite(Z).all()
     if not is_finite:
         raise ValueError(OVERFLOW)
-    (log_normalise if log else normalise)(Z, n_buckets)
+    LINKS[link][log](Z, n_buckets)
     return Z.reshape(Z.shape[0], -1, n_buckets)
 
 
 def bucket_proba(X, W, b, n_buckets, log):
     """(Log) probabilities of the buckets, float32 of shape (n_samples, R, B)."""
-    return bucket_softmax(logits(X, W, b), n_buckets, log)
+    return to_proba(logits(X, W, b), n_buckets, log)

@@ -22,9 +22,17 @@ _LN2_LOW = np.float32(-2.12194440e-4)
 class Softmax(NamedTuple):
     """Mean of -log P over the buckets of a row's classes; without a class no loss."""
 
+    @property
+    def link(self):
+        return "softmax"
+
 
 class Sigmoid(NamedTuple):
     """Log losses of all buckets, added: is any of the row's classes in the bucket?"""
+
+    @property
+    def link(self):
+        return "sigmoid"
 
 
 @njit(inner=True)
@@ -225,7 +233,7 @@ def log_normalise(Z, n_buckets):
 
 
 @njit
-def sigmoid(Z):
+def sigmoid(Z, n_buckets):
     """Logits Z (n, R B) become probabilities of the buckets, each by itself."""
     for i in range(Z.shape[0]):
         for q in range(Z.shape[1]):
@@ -233,10 +241,16 @@ def sigmoid(Z):
 
 
 @njit
-def log_sigmoid(Z):
+def log_sigmoid(Z, n_buckets):
     """Logits Z (n, R B) become log probabilities of the buckets, each by itself."""
     for i in range(Z.shape[0]):
         for q in range(Z.shape[1]):
             x = Z[i, q]
             rest = _log1p(_exp(-abs(x)))
             Z[i, q] = (x if x < np.float32(0.0) else np.float32(0.0)) - rest
+
+
+LINKS = {  # from logits to probabilities, and to their logarithms
+    "softmax": (normalise, log_normalise),
+    "sigmoid": (sigmoid, log_sigmoid),
+}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 from joblib import cpu_count, effective_n_jobs
+from scipy.special import expit
 from sklearn import get_config
 from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
@@ -14,7 +15,9 @@ from sklearn.utils.parallel import Parallel, delayed
 from ._calibration import (
     digits,
     fit_adjustment,
+    fit_marginals,
     fit_scalars,
+    log_odds,
     log_prior,
     summarize,
 )
@@ -26,6 +29,7 @@ _CHUNK_BYTES = 1 << 26  # bucket scores made at a time, for all threads together
 _CALIBRATION_SCORES = 20_000_000  # of classes, that the calibration may look at
 _CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
 _COPIED_BYTES = 1 << 24  # of rows of a dense X, copied at a time to be looked at
+_N_LIKELY = 16  # classes among which those that are likely are looked for first
 _N_BEST = 10  # classes of a row among which it ranks the true one
 
 
@@ -56,6 +60,7 @@ class Model:
     tau : float, the logit adjustment
     offset : float32 array of shape (K,), added to "log_mean" for it, or None
     scalars : float array of shape (3,), of the probabilities, or None
+    several : bool, whether a row may have several classes: scores are then log odds
     """
 
     table: np.ndarray
@@ -65,6 +70,7 @@ class Model:
     tau: float = 0.0
     offset: np.ndarray | None = None
     scalars: np.ndarray | None = None
+    several: bool = False
 
     def replace(self, **changes):
         """The model with other fields."""
@@ -98,15 +104,15 @@ class Model:
             offset = (-tau * log_prior(class_weights)).astype(np.float32)
         return self.replace(tau=tau, offset=offset)
 
-    def calibrated(self, X, y, order, weight, class_weights, tau, how):
+    def calibrated(self, X, targets, order, weight, class_weights, tau, how):
         """The model with the logit adjustment and the scalars that suit some rows.
 
         order (n,): the rows of X to look at, in a random order; the scalars look at the
-        first of them.  weight (n,): theirs.  y: classes of all rows of X.
+        first of them.  weight (n,): theirs.  targets: `Targets` of all rows of X.
         class_weights (K,): sums of the weights of the training rows.  tau: the logit
         adjustment, or "auto" to fit it.
         """
-        y, how = y[order], how._replace(decoder="log_mean")
+        targets, how = targets.take(order), how._replace(decoder="log_mean")
 
         def bucket_scores(rows):
             n_parts = 1
@@ -115,23 +121,31 @@ class Model:
             parts = np.array_split(rows, n_parts)
             return np.concatenate([self.bucket_scores(X[part], how) for part in parts])
 
-        if tau == "auto":
-            n_best = min(_N_BEST, self.n_classes)
+        n_best = min(_N_BEST, self.n_classes)
+
+        def best_of(model):
+            """The best classes of the rows, their scores, and which are right."""
 
             def find(rows, _):
-                return decode_topk(bucket_scores(rows), self.table, n_best)
+                scores, options = bucket_scores(rows), {"offset": model.offset}
+                return decode_topk(scores, self.table, n_best, **options)
 
             best, scores = _join(self._map_chunks(find, order, how.n_threads))
-            own = best == y[:, None]
+            return best, scores, _are_own(best, targets, self.n_classes)
+
+        if tau == "auto":
+            best, scores, own = best_of(self.replace(offset=None))
             tau = fit_adjustment(scores, log_prior(class_weights)[best], own, weight)
         model = self.adjusted(tau, class_weights)
+        if self.several:
+            return model.replace(scalars=fit_marginals(*best_of(model)[1:], weight))
 
         def look_at(rows):
             scores = bucket_scores(order[rows])
             scores = decode_scores(scores, self.table, offset=model.offset)
-            return summarize(scores, y[rows], weight[rows])
+            return summarize(scores, targets.classes[rows], weight[rows])
 
-        n_rows = min(max(_CALIBRATION_SCORES // self.n_classes, 500), y.size)
+        n_rows = min(max(_CALIBRATION_SCORES // self.n_classes, 500), targets.n_rows)
         size = max(_CALIBRATION_CHUNK // self.n_classes, 32)
         summaries = Parallel(n_jobs=how.n_threads, require="sharedmem")(
             delayed(look_at)(rows) for rows in gen_batches(n_rows, size)
@@ -188,7 +202,30 @@ class Model:
             return decode_topk(scores, self.table, k, prepared=prepared, **options)
 
         # a device that searches is busy with one chunk
-        return _join(self._map_chunks(best, X, 1 if searches else how.n_threads))
+        n_threads = 1 if searches else how.n_threads
+        classes, scores = _join(self._map_chunks(best, X, n_threads))
+        return classes, self._finished(scores, how)
+
+    def _finished(self, scores, how):
+        """Merged scores as they are given: in place, log odds of several classes."""
+        if not self.several:
+            return scores
+        best, is_log = scores.max(axis=1, keepdims=True), DECODERS[how.decoder].is_log
+        return log_odds(scores, best, is_log, self.scalars if is_log else None)
+
+    def likely(self, X, how):
+        """Classes with log odds of at least zero: two arrays of their rows and numbers.
+
+        They are looked for among the best, of ever more where all of those are likely.
+        """
+        found, rows, k = [], np.arange(X.shape[0]), min(_N_LIKELY, self.n_classes)
+        while rows.size:
+            classes, scores = self.topk(X[rows], k, how)
+            is_done = (scores[:, -1] < 0) | (k == self.n_classes)
+            row, place = np.nonzero((scores >= 0) & is_done[:, None])
+            found.append((rows[row], classes[row, place]))
+            rows, k = rows[~is_done], min(4 * k, self.n_classes)
+        return _join(found)
 
     def stages(self, X, k, how, return_scores):
         """Yield classes and scores (None, if not wanted) of the first r repetitions."""
@@ -204,7 +241,18 @@ class Model:
             classes, *scores = _join([[array[:, r] for array in p] for p in parts])
             if scale[1] != 1 and scores:  # they are divided by R, not r + 1
                 scores[0] *= np.float32(scale[1] / (r + 1))
-            yield classes, scores[0] if scores else None
+            yield classes, self._finished(scores[0], how) if scores else None
+
+    def likely_stages(self, X, how):
+        """Yield `likely` of the first r repetitions."""
+        k = min(_N_LIKELY, self.n_classes)
+        stages = list(self.stages(X, k, how, True))
+        while k < self.n_classes and any((s[:, -1] >= 0).any() for _, s in stages):
+            k = min(4 * k, self.n_classes)
+            stages = list(self.stages(X, k, how, True))
+        for classes, scores in stages:
+            row, place = np.nonzero(scores >= 0)
+            yield row, classes[row, place]
 
     def ranks(self, X, y, how):
         """Number of classes before class y[i] in row i, int64 (n,)."""
@@ -231,7 +279,11 @@ class Model:
         def score(X, rows):
             scores = scorer.bucket_scores(X, *scale)
             decode_scores(scores, self.table, out=out[rows], **options)
-            if proba:
+            if self.several:
+                self._finished(out[rows], how)
+                if proba:
+                    expit(out[rows], out=out[rows])
+            elif proba:
                 DECODERS[how.decoder].to_proba(out[rows], scalars, self.chance)
 
         self._map_chunks(score, X, how.n_threads)
@@ -252,6 +304,13 @@ class Model:
         return Parallel(n_jobs=n_threads, require="sharedmem")(
             delayed(function)(X[rows], rows) for rows in chunks
         )
+
+
+def _are_own(classes, targets, n_classes):
+    """Whether the classes (n, k) of rows are theirs, bool (n, k)."""
+    own = targets.rows() * n_classes + targets.classes
+    asked = np.arange(targets.n_rows)[:, None] * n_classes + classes
+    return np.isin(asked, own)
 
 
 def _join(parts):

@@ -60,11 +60,12 @@ class Trained(NamedTuple):
     held_weight: np.ndarray | None = None
 
 
-def plan_fit(parameters, learner, X, y, weight, n_classes, old=None):
+def plan_fit(parameters, learner, X, targets, weight, n_classes, old=None):
     """The plan of a fit, refused before anything large is allocated.
 
     parameters : with the parameters of MACHClassifier as attributes
-    y, weight (n_samples,) : numbers of the classes, and weights of the rows or None
+    targets : Targets
+    weight (n_samples,) : of the rows, or None
     old : the `Model` to which repetitions are added
     """
     hashing, given = parameters.hashing, None
@@ -85,6 +86,7 @@ def plan_fit(parameters, learner, X, y, weight, n_classes, old=None):
             n_nonzeros=rows_of(X).n_values,
             few=learner.few_features(X),
             max_columns=free_columns(learner, X.shape[1]),
+            n_labels=targets.mean_classes,
         )
         least = _hashing.min_repetitions(n_classes, max(n_buckets, 2))
         if n_repetitions < least:
@@ -105,14 +107,14 @@ def plan_fit(parameters, learner, X, y, weight, n_classes, old=None):
     table = given
     if table is None:
         if weight is None:
-            weight = np.ones(y.size, np.float32)
+            weight = np.ones(targets.n_rows, np.float32)
         table = _hashing.draw_table(
             n_classes,
             n_buckets,
             seeds,
             hashing,
             None if old is None else old.table,
-            partial(_hashing.sketch_classes, X, y, weight, n_classes),
+            partial(_hashing.sketch_classes, X, targets, weight, n_classes),
             parameters.n_jobs,
         )
     n_old = 0 if old is None else old.n_repetitions

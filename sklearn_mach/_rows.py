@@ -1,32 +1,15 @@
-"""Rows as the built-in learner reads them, and their classes.
+"""Rows as the built-in learner reads them.
 
 What the learner asks of X is here alone: another source of rows is a class with the
 methods of `CSR`, and a line of the table `_KINDS`.
 """
-
-from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 from sklearn.utils import gen_batches
 
 from ._sgd import epoch_csr, epoch_dense, epoch_int16
-
-
-class Targets(NamedTuple):
-    """The classes of the rows: those of row i are ``classes[starts[i]:starts[i + 1]]``.
-
-    starts : int64 array of shape (n_samples + 1,)
-    classes : int32 array of shape (starts[-1],)
-    """
-
-    starts: np.ndarray
-    classes: np.ndarray
-
-    @classmethod
-    def of(cls, y):
-        """One class a row, y (n_samples,)."""
-        return cls(np.arange(y.size + 1), y)
+from ._targets import Targets
 
 
 class _Rows:
@@ -153,11 +136,11 @@ def rows_of(X):
 
 def stack(blocks):
     """Blocks of rows, classes and weights as one."""
-    X, y, weight = zip(*blocks, strict=True)
+    X, targets, weight = zip(*blocks, strict=True)
     if any(map(sp.issparse, X)):
         # of a dense float16 array SciPy makes no sparse one
         X = [x.astype(np.float32) if x.dtype == np.float16 else x for x in X]
         X = sp.vstack(list(map(sp.csr_array, X)), format="csr")
     else:
         X = np.concatenate(X)
-    return X, np.concatenate(y), np.concatenate(weight)
+    return X, Targets.stack(targets), np.concatenate(weight)

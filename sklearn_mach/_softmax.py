@@ -1,4 +1,4 @@
-"""The built-in learner: softmax regressions of all repetitions, trained together.
+"""The built-in learner: linear models of all repetitions, trained together.
 
 What one fit does with the parts below it: steps (`_steps`), the trial (`_trial`), the
 start of dense rows (`_dense`) and training (`_training`), on a device (`_backends`).
@@ -20,10 +20,10 @@ from ._backends import backend, choose_device, has_units
 from ._compat import one_blas_thread
 from ._memory import format_bytes
 from ._planning import Trained
-from ._rows import Targets, rows_of, stack
+from ._rows import rows_of, stack
 from ._steps import Seen, make_settings
 from ._training import split_repetitions, to_float
-from ._trial import DEFAULT_FACTOR, probe, probe_bytes
+from ._trial import DEFAULT_FACTOR, first_intercepts, probe, probe_bytes
 from ._weights import Linear
 
 _CALIBRATION_ROWS = 10_000  # with fewer rows probabilities are not calibrated
@@ -137,11 +137,13 @@ class SoftmaxLearner:
         return backend(self.device(X, plan)).n_tasks(*sizes, self.parameters.n_jobs)
 
     @one_blas_thread()  # on whose threads its sums depend
-    def train(self, method, X, y, weight, params, plan, scorer, memory, device, task):
+    def train(
+        self, method, X, targets, weight, params, plan, scorer, memory, device, task
+    ):
         """Train the repetitions that `plan` asks for.
 
         method : "fit" or "partial_fit"
-        X, y, weight : checked rows, numbers of their classes, and weights or None
+        X, targets, weight : checked rows, `Targets`, and weights or None
         scorer, memory : of the model to go on with, or None
         task : ``task(name, r, n_epochs=, scorer=)`` gives the task that begins with
             repetition r; `scorer` gives a copy of the scorer as it is during training
@@ -154,13 +156,15 @@ class SoftmaxLearner:
         n_held = 0
         if not is_block:
             n_used = X.shape[0] if weight is None else np.count_nonzero(weight)
-            n_held = _n_calibration(n_used, plan.table.shape[0], plan.n_buckets)
+            n_classes = plan.table.shape[0]
+            if targets.several or n_classes > plan.n_buckets:
+                n_held = _n_calibration(n_used, n_classes)
         if memory is None:
             memory = Memory(0, 0, plan.order_seed, None, None, [])
         elif not continued:  # with the same rows set aside
             memory = Memory(memory.n_iter, 0, memory.order_seed, None, None, [])
         settings, memory = self._settings(
-            X, y, weight, plan, memory, device, n_held, is_block
+            X, targets, weight, plan, memory, device, n_held, is_block
         )
         if continued:
             W, b = scorer.storage.dense()
@@ -170,10 +174,10 @@ class SoftmaxLearner:
             touched = slice(None) if all_rows else np.unique(X.indices)
             before = W[touched].copy(), b.copy()
         else:
-            W, b = self._start(X, y, plan, scorer, settings)
+            W, b = self._start(X, targets, plan, scorer, settings)
         try:
             n_done = self._run(
-                X, y, plan, W, b, first, continued, settings, device, task
+                X, targets, plan, W, b, first, continued, settings, device, task
             )
         except BaseException:
             if continued:  # the weights are trained in place
@@ -183,14 +187,14 @@ class SoftmaxLearner:
         n_iter = memory.n_iter + n_done if is_block else max(n_done, memory.n_iter)
         held = settings.held[:n_held]
         return Trained(
-            Linear.of(W, b, plan.n_buckets),
+            Linear.of(W, b, plan.n_buckets, settings.loss.link),
             n_iter,
             memory._replace(n_iter=n_iter, t=t),
             held,
             settings.row_weight(held),
         )
 
-    def _settings(self, X, y, weight, plan, memory, device, n_held, is_block):
+    def _settings(self, X, targets, weight, plan, memory, device, n_held, is_block):
         """Settings of the training, with steps that a trial found, and the memory."""
         width, n_jobs = plan.n_repetitions * plan.n_buckets, self.parameters.n_jobs
         n_used = X.shape[0] if weight is None else np.count_nonzero(weight)
@@ -201,26 +205,27 @@ class SoftmaxLearner:
         n_columns = width if has_units(device) or not sp.issparse(X) else 0
         seed = memory.order_seed + memory.t
 
-        def settings_of(X, y, weight, seen=None):
+        def settings_of(X, targets, weight, seen=None):
             return make_settings(
-                X, y, weight, options, seed, seen, n_held, n_columns, is_block
+                X, targets, weight, options, seed, seen, n_held, n_columns, is_block
             )
 
         factor, waiting, n_epochs = memory.factor, memory.waiting, None
-        settings, seen = settings_of(X, y, weight, memory.seen)
+        settings, seen = settings_of(X, targets, weight, memory.seen)
         if self.parameters.learning_rate != "auto":
             return settings, memory._replace(seen=seen)
         if factor is None:
-            rows, trial = (X, y), settings
+            rows, trial = (X, targets), settings
             if is_block:
                 ones = np.ones(X.shape[0])
-                waiting = [*waiting, (X, y, ones if weight is None else weight)]
+                block = X, targets, ones if weight is None else weight
+                waiting = [*waiting, block]
             if len(waiting) > 1:  # rows of earlier blocks, too few for a trial
                 *rows, weights = stack(waiting)
                 trial, stacked = settings_of(*rows, weights)
                 if stacked.metric is not None:
                     old = memory.seen._replace(metric=stacked.metric)
-                    settings, seen = settings_of(X, y, weight, old)
+                    settings, seen = settings_of(X, targets, weight, old)
             factor, n_epochs = probe(
                 *rows, plan.table[:, 0], plan.n_buckets, trial, width, n_jobs
             )
@@ -236,22 +241,22 @@ class SoftmaxLearner:
             settings = settings.with_epochs(n_epochs)
         return settings, memory._replace(seen=seen, factor=factor, waiting=waiting)
 
-    def _start(self, X, y, plan, scorer, settings):
+    def _start(self, X, targets, plan, scorer, settings):
         """Weights to start from: those of `scorer`, and zeros or means of buckets."""
         width = plan.n_repetitions * plan.n_buckets
         W = np.zeros((X.shape[1], width), np.float32)
-        b = np.zeros(width, np.float32)
+        b = first_intercepts(targets, plan.table, plan.n_buckets, settings)
         if scorer is not None:
             n_old = plan.n_old * plan.n_buckets
             W[:, :n_old], b[:n_old] = scorer.storage.dense()
         if settings.starts:
             n_threads = effective_n_jobs(self.parameters.n_jobs)
             _dense.start_from_means(
-                X, y, plan.table, W, b, plan.n_old, settings, n_threads
+                X, targets.classes, plan.table, W, b, plan.n_old, settings, n_threads
             )
         return W, b
 
-    def _run(self, X, y, plan, W, b, first, continued, settings, device, task):
+    def _run(self, X, targets, plan, W, b, first, continued, settings, device, task):
         """Train W and b from repetition `first` on; the epochs done."""
         n_jobs, n_buckets = self.parameters.n_jobs, plan.n_buckets
         # as `train_all` finds them; in a worker's thread joblib counts other threads
@@ -261,13 +266,13 @@ class SoftmaxLearner:
             weights = W.copy()
             if settings.unit is not None:
                 to_float(weights, blocks, n_buckets, settings.unit)
-            return Linear.of(weights, b.copy(), n_buckets)
+            return Linear.of(weights, b.copy(), n_buckets, settings.loss.link)
 
         n_epochs = len(settings.decay)
         is_zero = not continued and not settings.starts
         return backend(device).train_all(
             X,
-            Targets.of(y),
+            targets,
             plan.table,
             W,
             b,
@@ -279,9 +284,9 @@ class SoftmaxLearner:
         )
 
 
-def _n_calibration(n_samples, n_classes, n_buckets):
+def _n_calibration(n_samples, n_classes):
     """Rows to set aside for a calibration: at most 2 % of them and 10,000."""
-    if n_classes <= n_buckets or n_samples < _CALIBRATION_ROWS:
+    if n_samples < _CALIBRATION_ROWS:
         return 0
     n_rows = max(_CALIBRATION_SCORES // n_classes, _ADJUSTMENT_ROWS)
     return min(n_samples // 50, n_rows, 10_000)

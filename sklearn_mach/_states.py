@@ -8,6 +8,7 @@ from ._fitting import Fit
 from ._hashing import collision_chance
 from ._model import Model
 from ._softmax import Memory
+from ._targets import Targets
 from ._weights import Linear
 
 _OF_MODEL = {  # names in the state: fields of the model
@@ -17,6 +18,7 @@ _OF_MODEL = {  # names in the state: fields of the model
     "logit_adjustment_": "tau",
     "_offset": "offset",
     "_scalars": "scalars",
+    "_several": "several",
 }
 _OF_MEMORY = {
     "t_": "t",
@@ -54,12 +56,16 @@ def restore(state):
     class_weights = state.pop("_class_weights", None)
     del state["n_repetitions_"]
     of_model["tau"] = of_model["tau"] or 0.0
+    of_model["several"] = bool(of_model["several"])
     if of_model["chance"] is None:
         known = of_model["table"], n_buckets, state["hashing"]
         of_model["chance"] = collision_chance(*known)
     memory = None
     if of_memory["order_seed"] is not None:
-        of_memory["waiting"] = of_memory["waiting"] or []
+        of_memory["waiting"] = [
+            (X, y if isinstance(y, Targets) else Targets.of(y), weight)
+            for X, y, weight in of_memory["waiting"] or []
+        ]
         memory = Memory(n_iter, **of_memory)
     model = Model(**of_model, scorer=scorer)
     return state | {"_fitted": Fit(model, memory, class_weights, n_iter)}

@@ -1,8 +1,9 @@
 """The steps of the learner: their lengths, gains, visits by weight, rows set aside.
 
 For a row x of class y with weight s, every repetition r takes the step
-``W_r -= eta s (g * x) (softmax(x W_r + b_r) - onehot(h_r(y)))``; the intercept is the
-weight of one more feature, whose value is the typical length of a row.  The gains g
+``W_r -= eta s (g * x) (softmax(x W_r + b_r) - onehot(h_r(y)))``, and where a row may
+have several classes, with the sigmoid and the buckets of all of them; the intercept is
+the weight of one more feature, whose value is the typical length of a row.  The gains g
 (d,) give rare features longer steps, see `feature_gains`.  A row of large weight is
 visited more often instead of taking a longer step, see `make_settings`.
 """
@@ -15,7 +16,7 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from . import _dense
-from ._losses import Softmax
+from ._losses import Sigmoid, Softmax
 from ._rows import rows_of
 
 TRIAL_ROWS = 1_000  # with fewer there is no trial
@@ -28,6 +29,7 @@ _SLOW_VISITS = 4096  # of a feature, after which its steps have fallen to 0.7
 _BLOCK_VISITS = 1024  # the same in blocks, where no steps fall to zero at the end
 _SLOW_ROWS = 20_000  # after which all steps have, with a penalty
 _HEAVIEST = 2.0  # weight of a visit, of rows that weigh 1 on average
+_GAIN_POWER = 2  # of the gains, for rows of several classes
 _LONGEST = 4.0  # times the median squared length, at most, is a typical one
 
 
@@ -169,7 +171,7 @@ def _limit(lengths, weight):
 
 
 def make_settings(
-    X, y, weight, options, seed, seen=None, n_held=0, n_columns=0, is_block=False
+    X, targets, weight, options, seed, seen=None, n_held=0, n_columns=0, is_block=False
 ):
     """Settings from the parameters of the estimator, the dictionary `options`.
 
@@ -216,7 +218,8 @@ def make_settings(
         seen = seen._replace(metric=metric if is_block else None)
     gain = np.ones(X.shape[1], np.float32)
     if has_gains and metric is None:
-        gain = feature_gains(seen.frequency, seen.squares, seen.weight)
+        power = _GAIN_POWER if targets.several else 1
+        gain = feature_gains(seen.frequency, seen.squares, seen.weight, power)
         lengths = rows.squared_lengths(gain)
     if is_auto:
         step, common, bias, moved = _auto_steps(
@@ -236,7 +239,7 @@ def make_settings(
     if has_gains and rows.has_units and is_large and not is_block:
         n_visits = seen.frequency if visits is None else rows.feature_sums(visits)[0]
         unit = units(rows, step, gain, n_visits * n_epochs)
-    train, held = _train_and_held(y, weight, visits, n_held, options, seed)
+    train, held = _train_and_held(targets, weight, visits, n_held, options, seed)
     # of a visit in the sum of weights, by which the penalty counts
     share = float(np.average(weight, weights=visits))
     settings = Settings(
@@ -261,7 +264,8 @@ def make_settings(
         metric=metric,
         moved=moved,
         shrink=shrink,
-        starts=metric is not None and not is_block,
+        starts=metric is not None and not is_block and not targets.several,
+        loss=Sigmoid() if targets.several else Softmax(),
     )
     return settings, seen
 
@@ -332,7 +336,7 @@ def _slowing(n_epochs, alpha, before, seen, is_block, slow_down):
     return decay, past, slow
 
 
-def _train_and_held(y, weight, visits, n_held, options, seed):
+def _train_and_held(targets, weight, visits, n_held, options, seed):
     """Numbers of the rows to train on, and of those set aside."""
     if options["early_stopping"]:
         fraction, n_samples = options["validation_fraction"], np.count_nonzero(weight)
@@ -347,7 +351,7 @@ def _train_and_held(y, weight, visits, n_held, options, seed):
         rows = rows[visits > 0]
     held = rows[:0]
     if n_held:
-        rows, held = set_aside(rows, y, n_held, seed)
+        rows, held = set_aside(rows, targets, n_held, seed)
     if options["early_stopping"] and not held.size:
         raise ValueError(
             "early_stopping=True sets rows aside whose class has other rows, and there "
@@ -361,15 +365,17 @@ def falling(n_epochs):
     return list(pairwise(np.linspace(1, 0, n_epochs + 1)))
 
 
-def set_aside(rows, y, n_held, seed):
+def set_aside(rows, targets, n_held, seed):
     """The rows in a random order, without `n_held` of them, and these.
 
-    No class loses its last row: a row is set aside only if its class y[i] has another
+    No class loses its last row: a row is set aside only if all its classes have another
     behind it in the order.
     """
     rows = np.random.default_rng(seed).permutation(rows)
+    ordered = targets.take(rows)
     last = np.zeros(rows.size, bool)
-    last[rows.size - 1 - np.unique(y[rows][::-1], return_index=True)[1]] = True
+    place = np.unique(ordered.classes[::-1], return_index=True)[1]
+    last[ordered.rows()[::-1][place]] = True
     held = np.flatnonzero(~last)[:n_held]
     return np.delete(rows, held), rows[held]
 
@@ -387,15 +393,16 @@ def units(rows, step, gain, n_visits):
     return np.where(unit > 0, unit, 1).astype(np.float32)
 
 
-def feature_gains(n_rows, squares, weight):
+def feature_gains(n_rows, squares, weight, power=1):
     """Factors of the steps of the features, float32 of shape (n_features,).
 
     ``1 + log((n + 1) / (n_j + 1))`` for a feature that is not zero in n_j of the n rows
     (the smooth idf of `TfidfTransformer`), scaled so that the mean squared length of
     the rows stays.  One step for all would learn a feature as fast as it is frequent.
-    n_rows, squares: of `_Rows.feature_sums`.
+    n_rows, squares: of `_Rows.feature_sums`.  A power of two is what features divided
+    by their frequency in the manner of tf-idf would get.
     """
-    gain = 1 + np.log((weight + 1) / (n_rows + 1))
+    gain = (1 + np.log((weight + 1) / (n_rows + 1))) ** power
     total = squares @ gain
     if total > 0:
         gain *= squares.sum() / total

@@ -222,7 +222,7 @@ def run(
     def go_over(order, step, decay, penalty, random=0):
         losses = np.zeros(rate.size)
         given = Pass(
-            order, s.loss, *targets, table, s.weight, step, s.gain,
+            order, s.loss, *targets[:2], table, s.weight, step, s.gain,
             s.past + epoch * s.slow, s.slow, decay, rate, np.float32(s.bias), lo, W, b,
             losses, halt, penalty
         )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ._backends import backend, predicting_device
-from ._logits import bucket_softmax, logits
+from ._logits import logits, to_proba
 
 
 class Float32(NamedTuple):
@@ -57,9 +57,10 @@ STORAGES = {"float32": Float32}
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """A scorer of buckets: the softmax of weights times features.
+    """A scorer of buckets: softmax or sigmoid of weights times features.
 
     storage : weights of R B columns, of a class in `STORAGES`
+    link : of `_losses.LINKS`
     """
 
     made_by = "estimator=None"
@@ -70,17 +71,18 @@ class Linear:
 
     storage: object
     n_buckets: int
+    link: str = "softmax"
     _copies: dict = field(default_factory=dict, init=False, repr=False)  # on devices
 
     @classmethod
-    def of(cls, W, b, n_buckets, storage="float32"):
+    def of(cls, W, b, n_buckets, link="softmax", storage="float32"):
         """The scorer of float32 weights, which are stored as `storage`."""
-        return cls(STORAGES[storage].of(W, b), n_buckets)
+        return cls(STORAGES[storage].of(W, b), n_buckets, link)
 
     def state(self):
-        """What is pickled: the name of the storage and its plain fields."""
+        """What is pickled: the link, the name of the storage and its plain fields."""
         kind = next(k for k, v in STORAGES.items() if isinstance(self.storage, v))
-        return {"_storage": (kind, *self.storage)}
+        return {"_storage": (kind, *self.storage), "_link": self.link}
 
     @classmethod
     def from_state(cls, state, n_buckets):
@@ -91,7 +93,8 @@ class Linear:
         if "_storage" not in state:
             return None
         kind, *fields = state.pop("_storage")
-        return cls(STORAGES[kind](*fields), n_buckets)
+        link = state.pop("_link", "softmax")  # older versions had no other
+        return cls(STORAGES[kind](*fields), n_buckets, link)
 
     @property
     def n_bytes(self):
@@ -117,7 +120,7 @@ class Linear:
 
     def bucket_scores(self, X, log, divisor):
         """(Log) probabilities of the buckets, divided: float32 (n_samples, R, B)."""
-        scores = bucket_softmax(self.storage.logits(X), self.n_buckets, log)
+        scores = to_proba(self.storage.logits(X), self.n_buckets, log, self.link)
         if divisor != 1:
             scores /= np.float32(divisor)
         return scores
@@ -129,7 +132,8 @@ class Linear:
     def select(self, repetitions):
         """The scorer of some repetitions, in this order."""
         places = np.arange(self.intercept.size).reshape(self.intercept.shape)
-        return Linear(self.storage.columns(places[repetitions].ravel()), self.n_buckets)
+        chosen = self.storage.columns(places[repetitions].ravel())
+        return Linear(chosen, self.n_buckets, self.link)
 
     @classmethod
     def concatenate(cls, scorers):
@@ -137,4 +141,5 @@ class Linear:
         storages = [scorer.storage for scorer in scorers]
         if len(set(map(type, storages))) > 1:
             storages = [Float32(*storage.dense()) for storage in storages]
-        return cls(type(storages[0]).concatenate(storages), scorers[0].n_buckets)
+        joined = type(storages[0]).concatenate(storages)
+        return cls(joined, scorers[0].n_buckets, scorers[0].link)

@@ -8,6 +8,7 @@ arXiv:1810.04254; they are about random tables, h_r(k) is the bucket of class k.
 Functions of numbers take arrays too, which are broadcast.
 """
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from html import escape
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 _BUDGET = 1024  # buckets of all repetitions together, unless the bound asks for more
+_LABELS = 4  # of a row, for which 64 buckets are enough
 _FEW_NONZEROS = 20_000_000  # twice the budget is cheap up to here
 _FEW_FEATURES = 2000  # below, and on dense rows, weights are cheap and buckets dear
 _SOFTMAX_BYTES = 1 << 30  # of the weights of so few features, at most
@@ -656,6 +658,7 @@ def choose_sizes(
     max_columns=None,
     table_columns=0,
     delta=1e-3,
+    n_labels=1.0,
 ):
     """R and B for "auto", at most `max_columns` buckets altogether where possible.
 
@@ -664,7 +667,8 @@ def choose_sizes(
     but never fewer than the bound of `mach_min_repetitions`.  Where `few`, of the
     built-in learner, has limits, they are the budget, shared by 8 repetitions if it is
     less than a bucket for each class.  A repetition's column of the table counts as
-    `table_columns` buckets.
+    `table_columns` buckets.  With `n_labels` a row, on average, each of which another
+    one may hide, buckets and budget are as many times as large, see `_more_buckets`.
     """
     # NumPy integers of few bits would overflow in R B
     n_repetitions, n_buckets = (
@@ -672,9 +676,10 @@ def choose_sizes(
         for value in (n_repetitions, n_buckets)
     )
     budget = _BUDGET if n_nonzeros > _FEW_NONZEROS else 2 * _BUDGET
-    most_repetitions = budget // 64
+    most_repetitions, times = budget // 64, _more_buckets(n_labels)
+    budget *= times
     most = _BUDGET // 4  # classes that have a bucket each
-    usual, columns = 64, None if few is None else few.columns()
+    usual, columns = 64 * times, None if few is None else few.columns()
     if columns is not None:
         if max_columns is not None:
             columns = min(columns, int(max_columns - table_columns))
@@ -704,6 +709,15 @@ def choose_sizes(
     if fitting is None or (given and fitting[1] != n_buckets):
         return min_repetitions(n_classes, n_buckets), n_buckets
     return fitting
+
+
+def _more_buckets(n_labels):
+    """How many times as many buckets as with one label a row: a power of two.
+
+    About a fourth of the labels: a label of a row is in the bucket of a wrong one with
+    the chance ``1 - (1 - 1/B)**n_labels``.
+    """
+    return 2 ** max(round(math.log2(max(n_labels, 1) / _LABELS)), 0)
 
 
 def largest_sizes(n_classes, n_buckets, max_columns, table_columns=0):
