@@ -14,7 +14,8 @@ import sklearn
 from scipy.stats import norm
 from sklearn.naive_bayes import MultinomialNB
 
-from sklearn_mach.datasets import _equal_rows, load_python_tokens, make_many_classes
+from sklearn_mach._many_classes import _equal_rows
+from sklearn_mach.datasets import load_python_tokens, make_many_classes
 
 
 @pytest.fixture(scope="module")
