@@ -69,6 +69,7 @@ GALLERY_ORDER = [
     "plot_tradeoff.py",
     "plot_decoders.py",
     "plot_text_search.py",
+    "plot_several_labels.py",
     "plot_one_vs_rest.py",
     "plot_embeddings.py",
     "plot_any_estimator.py",

@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import sysconfig
 
 os.environ["MPLBACKEND"] = "Agg"  # figures need no screen
 # Small problems: threads that wait for each other take most of the time, and the more
@@ -85,3 +86,19 @@ def two_blas_threads():
     """BLAS as the package finds it elsewhere: with threads, on which sums depend."""
     with threadpool_limits(2, "blas"):
         yield
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A function that puts a small standard library in place of the real one."""
+
+    def make(files, folder="lib"):
+        root = tmp_path / folder
+        for path, text in files.items():
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            text = text if isinstance(text, bytes) else text.encode()
+            (root / path).write_bytes(text)
+        monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(root)})
+        return root
+
+    return make

@@ -14,28 +14,13 @@ import sklearn
 from scipy.stats import norm
 from sklearn.naive_bayes import MultinomialNB
 
-from sklearn_mach.datasets import _equal_rows, load_python_tokens, make_many_classes
+from sklearn_mach._many_classes import _equal_rows
+from sklearn_mach.datasets import load_python_tokens, make_many_classes
 
 
 @pytest.fixture(scope="module")
 def real():
     return load_python_tokens(n_files=12, min_count=3, test_size=0.3)
-
-
-@pytest.fixture
-def library(tmp_path, monkeypatch):
-    """A function that puts a small standard library in place of the real one."""
-
-    def make(files, folder="lib"):
-        root = tmp_path / folder
-        for path, text in files.items():
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            text = text if isinstance(text, bytes) else text.encode()
-            (root / path).write_bytes(text)
-        monkeypatch.setattr(sysconfig, "get_paths", lambda: {"stdlib": str(root)})
-        return root
-
-    return make
 
 
 def slow_tokens(path):
