@@ -164,10 +164,8 @@ def nb(X, Y, job):
 def napkinxc(X, Y, job, kind="PLT"):
     from napkinxc import models
 
-    folder, rows = (
-        os.path.join(job["scratch"], "model"),
-        [r.tolist() for r in columns(Y)],
-    )
+    folder = os.path.join(job["scratch"], "model")
+    rows = [labels.tolist() for labels in columns(Y)]
     params = {"seed": job["seed"]} if kind == "PLT" else {}
 
     def fit():
@@ -385,11 +383,9 @@ def read(file):
     )
     if "y" in file:
         return X, file["y"]
-    indices, indptr, shape = (
-        file[f"y_{name}"] for name in ("indices", "indptr", "shape")
-    )
-    ones = np.ones(indices.size, np.float32)
-    return X, sp.csr_matrix((ones, indices, indptr), shape=shape)
+    ones = np.ones(file["y_indices"].size, np.float32)
+    arrays = (ones, file["y_indices"], file["y_indptr"])
+    return X, sp.csr_matrix(arrays, shape=file["y_shape"])
 
 
 def indicator(y, n_labels):
@@ -458,7 +454,7 @@ def row(name, f, ours, names):
         return f"{name:16}  {f}"
     ratio = f"{f['fit'] / ours['fit']:.2f}" if ours else ""
     return (
-        f"{name:16} {' '.join(f'{f[name]:6.4f}' for name in names)} "
+        f"{name:16} {' '.join(f'{f[key]:6.4f}' for key in names)} "
         f"{f['fit']:8.1f} {ratio:>6} {f['cpu']:7.1f} {f['predict']:10.1f} "
         f"{f['bytes'] / 1e6:9.1f} {f['peak'] / 1e6:8.1f}"
     )
@@ -506,7 +502,11 @@ def main():
         names = [f"{name}@{k}" for name in ("P", "PSP") for k in AT]
     else:
         names = ["top-1", "top-5", "macro", "rare"]
-        print(f"rare: top-1 of classes of at most {RARE} training rows")
+        rare = np.bincount(Y.indices, minlength=K)[Y_test.indices] <= RARE
+        print(
+            f"rare: top-1 of {rare.sum():,} test rows, classes of at most {RARE} "
+            "training rows"
+        )
     print(f"Python {platform.python_version()}", *versions(), sep=", ")
     print(f"{args.threads} threads on {os.cpu_count()} cores; ratio: of fit s to ours")
 
