@@ -1,16 +1,23 @@
 """Accuracy, time and memory of MACHClassifier and of its peers on the same rows.
 
     python examples/bench_peers.py PATH [--peers mach,ovr,...] [--seeds 3] [--curve]
-        [--params '{"n_repetitions": 8}']
+        [--tfidf] [--params '{"n_repetitions": 8}']
 
 PATH is a folder with ``train.npz`` and ``test.npz``, each a CSR matrix (data, indices,
-indptr, shape) and its labels y (0 to K - 1), or with a ``builder.py`` that makes such
-matrices of ``text.txt.gz``. Rows are scaled to unit length. macro is the mean over the
-classes of their top-1 accuracy.
+indptr, shape) and its labels, or with a ``builder.py`` that makes such matrices of
+``text.txt.gz``. Rows are scaled to unit length; ``--tfidf`` weighs their counts first.
 
-Peers that are not installed are left out. ovr, ecoc and nb are scikit-learn's. The
-others are in the packages napkinxc, omikuji, fasttext-wheel and libpecos. libpecos
-needs numpy 1: ``--python pecos=OTHER/bin/python`` runs a peer in another environment.
+The labels of a set with one label a row are y (0 to K - 1). macro is the mean over the
+classes of their top-1 accuracy. A set of several labels a row has the CSR indicator of
+its labels (y_indices, y_indptr, y_shape). P@k is the precision of the best k labels and
+PSP@k the same weighed by inverse propensities (Jain, Prabhu and Varma, 2016). A test
+row without a label counts as one with no hit. mach_pairs gives MACHClassifier a row of
+one label for each pair of row and label.
+
+Peers that are not installed are left out. ovr, ecoc and nb are scikit-learn's. napkinxc
+(its label tree) and br (its binary relevance) are in the package napkinxc, parabel and
+bonsai in omikuji, fasttext in fasttext-wheel, pecos in libpecos, which needs numpy 1.
+``--python pecos=OTHER/bin/python`` runs a peer in another environment.
 
 Each fit has a process of its own. Its clock starts when the data is in memory, the
 modules are imported, text files for omikuji and fastText are written, and our kernels
@@ -26,6 +33,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
@@ -35,11 +43,8 @@ import scipy.sparse as sp
 
 EXTRA = ("napkinxc", "omikuji", "fasttext-wheel")
 RARE = 5  # classes with at most so many training rows are reported apart
-PARTS = ("data", "indices", "indptr", "y")
-HEADER = (
-    f"{'':18}top-1  top-5  macro   rare    fit s  ratio   CPU s  predict s  model MB"
-    "  peak MB"
-)
+AT = (1, 3, 5)  # k of P@k and PSP@k
+PARTS = ("X", "Y", "X_test")  # files for the processes
 
 
 def top5(score, labels, X):
@@ -65,27 +70,46 @@ def files_bytes(path):
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
-# Each of these prepares what needs no clock and returns a function that fits. That one
-# returns two: the best five classes of rows, and the bytes of the model.
+def columns(A):
+    """The columns that each row of a CSR matrix stores."""
+    return np.split(A.indices, A.indptr[1:-1])
 
 
-def mach(X, y, job):
+# Each of these takes rows X and the CSR indicator Y of their labels, prepares what
+# needs no clock and returns a function that fits. That one returns two: the best five
+# labels of rows, and the bytes of the model.
+
+
+def mach(X, Y, job, by_pair=False):
     from sklearn_mach import MACHClassifier
 
     params = job["params"] | {"random_state": job["seed"], "n_jobs": job["threads"]}
+
+    def trained(model, X, Y):
+        if by_pair:
+            X = X[np.repeat(np.arange(X.shape[0]), np.diff(Y.indptr))]
+        one_label = by_pair or not job["several"]
+        return model.fit(X, Y.indices if one_label else Y)
+
     few = X[:300, :1000]
-    MACHClassifier(random_state=0, max_iter=1).fit(few, y[:300]).predict_topk(few)
+    trained(MACHClassifier(random_state=0, max_iter=1), few, Y[:300]).predict_topk(few)
 
     def fit():
-        model = MACHClassifier(**params).fit(X, y)
-        return model.predict_topk, lambda: model.model_bytes_
+        model = trained(MACHClassifier(**params), X, Y)
+        return lambda X: model.predict_topk(X, k=5), lambda: model.model_bytes_
 
     return fit
 
 
-def ovr(X, y, job):
+def mach_pairs(X, Y, job):
+    return mach(X, Y, job, by_pair=True)
+
+
+def ovr(X, Y, job):
     from sklearn.multiclass import OneVsRestClassifier
     from sklearn.svm import LinearSVC
+
+    y = Y if job["several"] else Y.indices
 
     def fit():
         model = OneVsRestClassifier(LinearSVC(random_state=job["seed"])).fit(X, y)
@@ -97,7 +121,7 @@ def ovr(X, y, job):
     return fit
 
 
-def ecoc(X, y, job):
+def ecoc(X, Y, job):
     from sklearn.metrics.pairwise import euclidean_distances
     from sklearn.multiclass import OutputCodeClassifier
     from sklearn.svm import LinearSVC
@@ -106,7 +130,8 @@ def ecoc(X, y, job):
 
     def fit():
         base = LinearSVC(random_state=seed)
-        model = OutputCodeClassifier(base, code_size=0.25, random_state=seed).fit(X, y)
+        model = OutputCodeClassifier(base, code_size=0.25, random_state=seed)
+        model.fit(X, Y.indices)
 
         def score(X):  # predict of scikit-learn takes the smallest distance
             outputs = [e.decision_function(X) for e in model.estimators_]
@@ -123,11 +148,11 @@ def ecoc(X, y, job):
     return fit
 
 
-def nb(X, y, job):
+def nb(X, Y, job):
     from sklearn.naive_bayes import MultinomialNB
 
     def fit():
-        model = MultinomialNB(alpha=0.01).fit(X, y)
+        model = MultinomialNB(alpha=0.01).fit(X, Y.indices)
         return (
             lambda X: top5(model.predict_joint_log_proba, model.classes_, X),
             lambda: model.feature_log_prob_.nbytes + model.class_log_prior_.nbytes,
@@ -136,13 +161,17 @@ def nb(X, y, job):
     return fit
 
 
-def napkinxc(X, y, job):
-    from napkinxc.models import PLT
+def napkinxc(X, Y, job, kind="PLT"):
+    from napkinxc import models
 
-    folder, rows = os.path.join(job["scratch"], "plt"), [[int(label)] for label in y]
+    folder = os.path.join(job["scratch"], "model")
+    rows = [labels.tolist() for labels in columns(Y)]
+    params = {"seed": job["seed"]} if kind == "PLT" else {}
 
     def fit():
-        model = PLT(folder, seed=job["seed"], threads=job["threads"], verbose=False)
+        model = getattr(models, kind)(
+            folder, threads=job["threads"], verbose=False, **params
+        )
         model.fit(X, rows)
         return (
             lambda X: padded(model.predict(X, top_k=5)),
@@ -152,14 +181,14 @@ def napkinxc(X, y, job):
     return fit
 
 
-def pecos(X, y, job):
+def br(X, Y, job):
+    return napkinxc(X, Y, job, kind="BR")
+
+
+def pecos(X, Y, job):
     from pecos.xmc import Indexer, LabelEmbeddingFactory
     from pecos.xmc.xlinear.model import XLinearModel
 
-    Y = sp.csr_matrix(
-        (np.ones(y.size, np.float32), (np.arange(y.size), y)),
-        shape=(y.size, job["n_classes"]),
-    )
     threads, folder = job["threads"], os.path.join(job["scratch"], "pecos")
 
     def fit():
@@ -177,12 +206,11 @@ def pecos(X, y, job):
     return fit
 
 
-def omikuji(X, y, job, bonsai=False):
+def omikuji(X, Y, job, bonsai=False):
     import omikuji
 
-    file = write_rows(
-        X, y, job, f"{{}} {X.shape[1]} {job['n_classes']}\n", "{} {}", "{}:{:g}"
-    )
+    head = f"{{}} {X.shape[1]} {Y.shape[1]}\n"
+    file = write_rows(X, Y, job, head, "{} {}", "{}:{:g}")
     folder = os.path.join(job["scratch"], "trees")
     settings = omikuji.Model.default_hyper_param()
     if bonsai:  # the settings that its authors give for Bonsai
@@ -204,14 +232,14 @@ def omikuji(X, y, job, bonsai=False):
     return fit
 
 
-def bonsai(X, y, job):
-    return omikuji(X, y, job, bonsai=True)
+def bonsai(X, Y, job):
+    return omikuji(X, Y, job, bonsai=True)
 
 
-def fasttext(X, y, job):  # a bag of columns, without values; steps as in its tutorial
+def fasttext(X, Y, job):  # a bag of columns, without values; steps as in its tutorial
     import fasttext
 
-    file = write_rows(X, y, job, "", "__label__{} {}", "{}")
+    file = write_rows(X, Y, job, "", "__label__{} {}", "{}")
     path = os.path.join(job["scratch"], "model.bin")
 
     def fit():
@@ -220,8 +248,8 @@ def fasttext(X, y, job):  # a bag of columns, without values; steps as in its tu
         )
 
         def topk(X):
-            rows = np.split(X.indices, X.indptr[1:-1])
-            found = model.predict([" ".join(map(str, row)) for row in rows], k=5)[0]
+            rows = [" ".join(map(str, row)) for row in columns(X)]
+            found = model.predict(rows, k=5)[0]
             return padded([label[len("__label__") :] for label in row] for row in found)
 
         return topk, lambda: model.save_model(path) or files_bytes(path)
@@ -234,30 +262,34 @@ def pairs(row):
     return zip(row.indices.tolist(), row.data.tolist(), strict=True)
 
 
-def write_rows(X, y, job, head, line, item):
-    """A text file of the rows that are not empty."""
+def write_rows(X, Y, job, head, line, item):
+    """A text file of the rows that have features and labels."""
     path = os.path.join(job["scratch"], "train.txt")
-    used = np.flatnonzero(np.diff(X.indptr))
+    used, labels = np.flatnonzero(np.diff(X.indptr) * np.diff(Y.indptr)), columns(Y)
     with open(path, "w") as file:
         file.write(head.format(used.size))
         for i in used:
             items = " ".join(item.format(*pair) for pair in pairs(X[i]))
-            file.write(line.format(y[i], items) + "\n")
+            file.write(line.format(",".join(map(str, labels[i])), items) + "\n")
     return path
 
 
 # Peer, the module that it needs, and about how many bytes it takes.
 PEERS = {
     "mach": (mach, "sklearn_mach", lambda n, d, K: 0),
+    "mach_pairs": (mach_pairs, "sklearn_mach", lambda n, d, K: 0),
     "ovr": (ovr, "sklearn", lambda n, d, K: 8 * d * K),
     "ecoc": (ecoc, "sklearn", lambda n, d, K: 2 * d * K),
     "nb": (nb, "sklearn", lambda n, d, K: 24 * d * K + 16 * n * K),
     "napkinxc": (napkinxc, "napkinxc", lambda n, d, K: 0),
+    "br": (br, "napkinxc", lambda n, d, K: 0),
     "pecos": (pecos, "pecos", lambda n, d, K: 0),
     "parabel": (omikuji, "omikuji", lambda n, d, K: 0),
     "bonsai": (bonsai, "omikuji", lambda n, d, K: 0),
     "fasttext": (fasttext, "fasttext", lambda n, d, K: 0),
 }
+ONE_LABEL = {"ecoc", "nb", "fasttext"}  # peers that run on such sets alone
+SEVERAL_LABELS = {"mach_pairs", "br"}
 
 
 def memory(field):
@@ -270,10 +302,9 @@ def memory(field):
 
 
 def measure(job):
-    """One peer, in this process. Prints a line of JSON."""
-    X, y = read_part(job["folder"], "train")
-    X_test, y_test = read_part(job["folder"], "test")
-    fit = PEERS[job["peer"]][0](X, y, job)
+    """One peer, in this process. Saves its best labels and prints a line of JSON."""
+    X, Y, X_test = (sp.load_npz(f"{job['folder']}/{part}.npz") for part in PARTS)
+    fit = PEERS[job["peer"]][0](X, Y, job)
     before, cpu = memory("VmRSS"), sum(os.times()[:4])
     try:
         Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
@@ -284,34 +315,50 @@ def measure(job):
     seconds, cpu = perf_counter() - start, sum(os.times()[:4]) - cpu
     peak = memory("VmHWM") - before
     start = perf_counter()
-    hits = topk(X_test) == y_test[:, None]
+    best = topk(X_test)
     predict = perf_counter() - start
-    rare = np.bincount(y, minlength=job["n_classes"])[y_test] <= RARE
-    by_class = np.bincount(y_test, hits[:, 0]), np.bincount(y_test)
-    tested = by_class[1] > 0
-    result = {
-        "top1": hits[:, 0].mean(),
-        "top5": hits.any(axis=1).mean(),
-        "macro": (by_class[0][tested] / by_class[1][tested]).mean(),
-        "rare": hits[rare, 0].mean() if rare.any() else float("nan"),
-        "fit": seconds,
-        "cpu": cpu,
-        "predict": predict,
-        "bytes": n_bytes(),
-        "peak": peak,
-    }
+    np.save(os.path.join(job["scratch"], "best.npy"), best)
+    result = {"fit": seconds, "cpu": cpu, "predict": predict}
+    result |= {"bytes": n_bytes(), "peak": peak}
     print("\n" + json.dumps({key: float(value) for key, value in result.items()}))
 
 
-def read_part(folder, part):
-    data, indices, indptr, y = (np.load(f"{folder}/{part}_{p}.npy") for p in PARTS)
-    n_features = int(np.load(f"{folder}/n_features.npy"))
-    return sp.csr_matrix((data, indices, indptr), shape=(y.size, n_features)), y
+def quality(best, Y, Y_test):
+    """Figures of the best five labels of test rows, one label a row."""
+    y_test = Y_test.indices
+    hits = best == y_test[:, None]
+    rare = np.bincount(Y.indices, minlength=Y.shape[1])[y_test] <= RARE
+    by_class = np.bincount(y_test, hits[:, 0]), np.bincount(y_test)
+    tested = by_class[1] > 0
+    return {
+        "top-1": hits[:, 0].mean(),
+        "top-5": hits.any(axis=1).mean(),
+        "macro": (by_class[0][tested] / by_class[1][tested]).mean(),
+        "rare": hits[rare, 0].mean() if rare.any() else float("nan"),
+    }
 
 
-def load(path, limit):
-    """The parts of a folder, rows of unit length."""
-    from sklearn.preprocessing import normalize
+def quality_several(best, Y, Y_test):
+    """Figures of the best five labels of test rows, several labels a row."""
+    rows = np.arange(best.shape[0])
+    hits = Y_test[rows[:, None], best].toarray() * (best >= 0)
+    counts = np.bincount(Y.indices, minlength=Y.shape[1])
+    A, B = 0.55, 1.5
+    C = (np.log(Y.shape[0]) - 1) * (B + 1) ** A
+    weights = 1 + C * (counts + B) ** -A  # inverse propensities
+    gained = hits * weights[best]
+    # The best order of a row's own labels: the sum of its first k is what one can gain.
+    own, rows = weights[Y_test.indices], np.repeat(rows, np.diff(Y_test.indptr))
+    own = own[np.lexsort((-own, rows))]
+    place = np.arange(own.size) - Y_test.indptr[rows]
+    return {f"P@{k}": hits[:, :k].mean() for k in AT} | {
+        f"PSP@{k}": gained[:, :k].sum() / own[place < k].sum() for k in AT
+    }
+
+
+def load(path, limit, tfidf=False):
+    """The parts of a folder, rows of unit length. Several labels are a CSR matrix."""
+    from sklearn.feature_extraction.text import TfidfTransformer
 
     if (path / "builder.py").exists():
         sys.path.insert(0, str(path))
@@ -321,16 +368,33 @@ def load(path, limit):
         X, y, X_test, y_test = parts[:4]
         X_test, y_test = X_test[:20_000], y_test[:20_000]
     else:
-        files = (np.load(path / f"{part}.npz") for part in ("train", "test"))
         (X, y), (X_test, y_test) = (
-            (sp.csr_matrix(tuple(z[p] for p in PARTS[:3]), shape=z["shape"]), z["y"])
-            for z in files
+            read(np.load(path / f"{part}.npz")) for part in ("train", "test")
         )
     X, y = X[:limit], y[:limit]
-    return normalize(X), y, normalize(X_test), y_test
+    scale = TfidfTransformer(use_idf=tfidf, sublinear_tf=tfidf).fit(X)
+    return scale.transform(X), y, scale.transform(X_test), y_test
 
 
-def run(job, args, **changes):
+def read(file):
+    """Rows and labels of a file."""
+    X = sp.csr_matrix(
+        (file["data"], file["indices"], file["indptr"]), shape=file["shape"]
+    )
+    if "y" in file:
+        return X, file["y"]
+    ones = np.ones(file["y_indices"].size, np.float32)
+    arrays = (ones, file["y_indices"], file["y_indptr"])
+    return X, sp.csr_matrix(arrays, shape=file["y_shape"])
+
+
+def indicator(y, n_labels):
+    """CSR indicator of one label a row."""
+    ones = np.ones(y.size, np.float32)
+    return sp.csr_matrix((ones, y, np.arange(y.size + 1)), shape=(y.size, n_labels))
+
+
+def run(job, args, score, **changes):
     """One peer in a process of its own: its figures, or why there are none."""
     job = job | changes
     python = dict(args.python).get(job["peer"], sys.executable)
@@ -343,13 +407,14 @@ def run(job, args, **changes):
             )
         except subprocess.TimeoutExpired:
             return f"not done after {args.timeout:.0f} s"
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
-        return f"failed: {lines[-1][:100]}"
-    return json.loads(done.stdout.strip().splitlines()[-1])
+        if done.returncode:
+            lines = done.stderr.strip().splitlines()
+            return f"failed: {(lines or [f'exit status {done.returncode}'])[-1][:100]}"
+        best = np.load(os.path.join(scratch, "best.npy"))
+    return score(best) | json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def compare(peer, job, args, size):
+def compare(peer, job, args, score, size):
     """Figures of a peer, ours averaged over the seeds, or why there are none."""
     _, module, needs = PEERS[peer]
     if peer not in dict(args.python) and importlib.util.find_spec(module) is None:
@@ -357,8 +422,8 @@ def compare(peer, job, args, size):
     needed = needs(*size)
     if needed > os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
         return f"needs {needed / 1e9:.0f} GB, more than is free"
-    seeds = range(args.seeds if peer == "mach" else 1)
-    found = [run(job, args, peer=peer, seed=seed) for seed in seeds]
+    seeds = range(args.seeds if module == "sklearn_mach" else 1)
+    found = [run(job, args, score, peer=peer, seed=seed) for seed in seeds]
     for failure in found:
         if isinstance(failure, str):
             return failure
@@ -374,25 +439,35 @@ def versions():
             pass
 
 
-def row(name, f, ours):
+def header(names):
+    """The first line of the table, with the names of the figures of quality."""
+    names = " ".join(f"{name:>6}" for name in names)
+    return (
+        f"{'':16} {names} {'fit s':>8} {'ratio':>6} {'CPU s':>7} {'predict s':>10} "
+        f"{'model MB':>9} {'peak MB':>8}"
+    )
+
+
+def row(name, f, ours, names):
     """A line of the table."""
     if isinstance(f, str):
         return f"{name:16}  {f}"
     ratio = f"{f['fit'] / ours['fit']:.2f}" if ours else ""
     return (
-        f"{name:16} {f['top1']:6.4f} {f['top5']:6.4f} {f['macro']:6.4f} "
-        f"{f['rare']:6.4f} {f['fit']:8.1f} {ratio:>6} {f['cpu']:7.1f} "
-        f"{f['predict']:10.1f} {f['bytes'] / 1e6:9.1f} {f['peak'] / 1e6:8.1f}"
+        f"{name:16} {' '.join(f'{f[key]:6.4f}' for key in names)} "
+        f"{f['fit']:8.1f} {ratio:>6} {f['cpu']:7.1f} {f['predict']:10.1f} "
+        f"{f['bytes'] / 1e6:9.1f} {f['peak'] / 1e6:8.1f}"
     )
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", type=Path, nargs="?")
-    parser.add_argument("--peers", default=",".join(PEERS))
+    parser.add_argument("--peers", help="by default all that take such labels")
     parser.add_argument("--python", action="append", default=[], metavar="PEER=PATH")
     parser.add_argument("--seeds", type=int, default=1, help="of ours, averaged")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--tfidf", action="store_true", help="log counts times idf")
     parser.add_argument("--limit-train", type=int, metavar="ROWS")
     parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS")
     parser.add_argument("--params", type=json.loads, default={}, help="of ours")
@@ -406,37 +481,51 @@ def main():
         with parallel_config("threading", n_jobs=args.job["threads"]):
             return measure(args.job)
 
-    peers = args.peers.split(",")
-    if args.path is None or not PEERS.keys() >= set(peers):
-        parser.error(f"needs PATH, and peers among {', '.join(PEERS)}")
-    X, y, X_test, y_test = load(args.path, args.limit_train)
-    (n, d), K = X.shape, int(max(y.max(), y_test.max())) + 1
-    n_rare = (np.bincount(y, minlength=K)[y_test] <= RARE).sum()
-    print(f"{args.path.name}: n = {n:,}, d = {d:,}, K = {K:,}, {y_test.size:,} to test")
-    print(
-        f"rare: top-1 of {n_rare:,} test rows, classes of at most {RARE} training rows"
-    )
+    if args.path is None:
+        parser.error("needs PATH")
+    X, Y, X_test, Y_test = load(args.path, args.limit_train, args.tfidf)
+    several = sp.issparse(Y)
+    peers = PEERS.keys() - (ONE_LABEL if several else SEVERAL_LABELS)
+    if args.peers is None:
+        peers = [peer for peer in PEERS if peer in peers]
+    elif peers >= set(args.peers.split(",")):
+        peers = args.peers.split(",")
+    else:
+        parser.error(f"peers for these labels are {', '.join(sorted(peers))}")
+    if not several:
+        K = int(max(Y.max(), Y_test.max())) + 1
+        Y, Y_test = indicator(Y, K), indicator(Y_test, K)
+    (n, d), K = X.shape, Y.shape[1]
+    print(f"{args.path.name}: n = {n:,}, d = {d:,}, K = {K:,}, ", end="")
+    print(f"{Y.nnz / n:.1f} labels a row, {X_test.shape[0]:,} rows to test")
+    if several:
+        names = [f"{name}@{k}" for name in ("P", "PSP") for k in AT]
+    else:
+        names = ["top-1", "top-5", "macro", "rare"]
+        rare = np.bincount(Y.indices, minlength=K)[Y_test.indices] <= RARE
+        print(
+            f"rare: top-1 of {rare.sum():,} test rows, classes of at most {RARE} "
+            "training rows"
+        )
     print(f"Python {platform.python_version()}", *versions(), sep=", ")
     print(f"{args.threads} threads on {os.cpu_count()} cores; ratio: of fit s to ours")
 
     with tempfile.TemporaryDirectory() as folder:
-        np.save(f"{folder}/n_features.npy", d)
-        for part, A, labels in (("train", X, y), ("test", X_test, y_test)):
-            arrays = (A.data, A.indices, A.indptr, labels)
-            for name, array in zip(PARTS, arrays, strict=True):
-                np.save(f"{folder}/{part}_{name}.npy", array)
+        for part, A in zip(PARTS, (X, Y, X_test), strict=True):
+            sp.save_npz(f"{folder}/{part}.npz", A, compressed=False)
         X_bytes = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
-        del A, X, X_test, array, arrays  # the memory is for the peers
+        del A, X, X_test  # the memory is for the peers
 
-        job = {"peer": "mach", "seed": 0, "folder": folder, "n_classes": K}
+        job = {"peer": "mach", "seed": 0, "folder": folder, "several": several}
         job |= {"threads": args.threads, "params": args.params}
+        score = partial(quality_several if several else quality, Y=Y, Y_test=Y_test)
         ours = None
-        print(HEADER)
+        print(header(names))
         for peer in peers:
-            found = compare(peer, job, args, (n, d, K))
+            found = compare(peer, job, args, score, (n, d, K))
             if peer == "mach" and isinstance(found, dict):
                 ours = found
-            print(row(peer, found, ours), flush=True)
+            print(row(peer, found, ours, names), flush=True)
         if ours:
             X_and_weights = X_bytes + ours["bytes"]
             print(
@@ -445,12 +534,13 @@ def main():
             share = (X_bytes + ours["peak"]) / X_and_weights
             print(f"mach: X and the peak of fit are {share:.3f} x (X and weights)")
         if args.curve:
-            print(f"\nAccuracy against model size\n{HEADER}")
+            print(f"\nAccuracy against model size\n{header(names)}")
             for R in (4, 8, 16, 32):
                 for B in (32, 64, 128):
                     sizes = {"n_repetitions": R, "n_buckets": B}
-                    found = run(job, args, params=sizes)
-                    print(row(f"mach R={R} B={B}", found, ours), flush=True)
+                    found = run(job, args, score, params=sizes)
+                    name = f"mach R={R} B={B}"
+                    print(row(name, found, ours, names), flush=True)
 
 
 if __name__ == "__main__":
