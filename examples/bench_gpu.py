@@ -306,8 +306,8 @@ def dense(gpu, sizes):
     def train(n_rows):
         rows = np.arange(n_rows, dtype=np.int32)
         part = settings._replace(step=ones, weight=ones, train=rows)
-        train_all = gpu.training.train_all
-        return seconds(train_all, X, targets, table, W, b, 0, True, part, [plan])
+        args = X, targets, table, W, b, 0, True, part, "softmax", [plan]
+        return seconds(gpu.training.train_all, *args)
 
     train(min(n, 4096))  # compiles
     rate = (n - n // 4) / (train(n) - train(n // 4))

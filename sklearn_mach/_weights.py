@@ -70,6 +70,7 @@ class Linear:
 
     storage: object
     n_buckets: int
+    link: str = "softmax"
     _copies: dict = field(default_factory=dict, init=False, repr=False)  # on devices
 
     @classmethod
