@@ -7,9 +7,10 @@ GPU, in under ten minutes. Each figure is printed beside the bar it is held to.
 
     python examples/bench_gpu.py [--quick] [PART ...]
 
-The parts are odp, dense, tokens and tests; without a name all are run. Each is a
-process of its own, so that one that fails or hangs leaves the others a working device.
-What fails is printed, the rest goes on, and the exit status is 1.
+The parts are odp, labels (several labels a row), dense, tokens and tests; without a
+name all are run. Each is a process of its own, so that one that fails or hangs leaves
+the others a working device. What fails is printed, the rest goes on, and the exit
+status is 1.
 
 The floor of an epoch on sparse rows, if nothing is cached, is a read and a write of a
 weight row for each non-zero, ``8 nnz R B`` bytes, over the bandwidth of a copy that is
@@ -33,6 +34,7 @@ import sklearn
 from sklearn.preprocessing import normalize
 
 from sklearn_mach import MACHClassifier, _backends, _cuda, _hashing, _steps
+from sklearn_mach._losses import Sigmoid
 from sklearn_mach._memory import free_memory
 from sklearn_mach._rows import Targets
 from sklearn_mach.datasets import load_python_tokens, make_many_classes
@@ -59,11 +61,20 @@ FULL = {
         "n_compared": 5_000,
         "n_copied": 1 << 28,  # numbers
     },
+    "labels": {
+        "train": (200_000, 50_000, 50_000),
+        "n_labels": 5,
+        "R": 16,
+        "B": 512,
+        "n_compared": 10_000,
+        "n_copied": 1 << 28,
+    },
     "dense": {"d": 6_144, "K": 21_841, "R": 20, "B": 512, "n_bytes": 60e9},
 }
 QUICK = {
     "tokens": {"n_files": 20, "seeds": 1, "parameters": {}},
     "odp": FULL["odp"] | {"train": (54_220, 21_136, 5_252), "n_test": 24_651},
+    "labels": FULL["labels"] | {"train": (20_000, 5_000, 5_000)},
     "dense": FULL["dense"] | {"n_bytes": 0.5e9},
 }
 failed = []
@@ -202,6 +213,24 @@ def odp(gpu, sizes):
     attempt("ODP's shape: top-5", odp_topk, gpu, sizes, model, X, y)
 
 
+def epochs(train, settings):
+    """Seconds of an epoch without the copies and of all five, and the weights."""
+    one = train(settings._replace(decay=settings.decay[:1]))[0]
+    five, W = train(settings)
+    return (five - one) / 4, five, W
+
+
+def report_floor(cupy, sizes, X, epoch, bar="-"):
+    """An epoch's seconds, and how they compare with those of its reads and writes."""
+    bandwidth = copy_bandwidth(cupy, sizes["n_copied"])
+    n_bytes = 8 * X.nnz * sizes["R"] * sizes["B"]
+    floor = n_bytes / bandwidth
+    report("    an epoch", f"{epoch:.3f} s")
+    report("    copy bandwidth of the card", f"{bandwidth / 1e9:,.0f} GB/s")
+    report(f"    floor: {n_bytes / 1e9:.0f} GB an epoch", f"{floor:.3f} s")
+    report("    an epoch over its floor", f"{epoch / floor:.2f}", bar)
+
+
 def odp_learner(gpu, sizes, X, y):
     """Host CSR to host weights, an epoch and its floor, and the CPU's learner."""
     cupy, (n, d, K) = gpu.kernels.cupy, sizes["train"]
@@ -217,18 +246,9 @@ def odp_learner(gpu, sizes, X, y):
 
     first = train(settings._replace(train=settings.train[:5_000]))[0]
     report("    learner, 5,000 rows, with compilation", f"{first:.2f} s")
-    # Their difference is four epochs without the copies.
-    one = train(settings._replace(decay=settings.decay[:1]))[0]
-    five, W = train(settings)
+    epoch, five, W = epochs(train, settings)
     report("    learner, five epochs, host to host", f"{five:.2f} s", "<= 20 s")
-    epoch = (five - one) / 4
-    bandwidth = copy_bandwidth(cupy, sizes["n_copied"])
-    n_bytes = 8 * X.nnz * R * B
-    floor = n_bytes / bandwidth
-    report("    an epoch", f"{epoch:.3f} s")
-    report("    copy bandwidth of the card", f"{bandwidth / 1e9:,.0f} GB/s")
-    report(f"    floor: {n_bytes / 1e9:.0f} GB an epoch", f"{floor:.3f} s")
-    report("    an epoch over its floor", f"{epoch / floor:.2f}", "<= 3")
+    report_floor(cupy, sizes, X, epoch, "<= 3")
     same = np.array_equal(W, train(settings)[1])
     report("    two runs agree bit for bit", str(same), "True")
 
@@ -277,6 +297,48 @@ def odp_topk(gpu, sizes, model, X, y):
     report("    rows among them where that is no tie within 1e-5", n_clear, "0")
 
 
+def labels(gpu, sizes):
+    """Several labels a row: sigmoids of the buckets against one label and a softmax."""
+    (n, d, K), m, R, B = (sizes[name] for name in ("train", "n_labels", "R", "B"))
+    rng = np.random.default_rng(0)
+    X, y = make_many_classes(n, d, K, random_state=0)
+    # A class brings others with it, so that a row tells which labels it has.
+    others = rng.integers(0, K, (K, m - 1))
+    several = np.column_stack([y, others[y]]).astype(np.int32)
+    targets = Targets(np.arange(n + 1) * m, several.ravel())
+    table = _hashing.draw_table(K, B, range(R))
+    settings, _ = _steps.make_settings(X, y, None, OPTIONS, 0)
+    on_gpu = _backends.backend("cuda:0").train_all
+    row = np.arange(n)[:, None, None]
+    places = np.unique((row * R + np.arange(R)) * B + table[several])
+    share = (np.bincount(places % (R * B), minlength=R * B) + 0.5) / (n + 1)
+    log_odds = np.log(share / (1 - share)).astype(np.float32)
+    b = np.empty(R * B, np.float32)  # of the last training
+
+    def train(settings, targets=targets):
+        W = np.zeros((d, R * B), np.float32)
+        b[:] = log_odds
+        return seconds(on_gpu, X, targets, table, W, b, 0, True, settings, 1), W
+
+    train(settings._replace(train=settings.train[:5_000]))  # compiles
+    softmax = epochs(lambda settings: train(settings, Targets.of(y)), settings)[0]
+    settings = settings._replace(loss=Sigmoid())
+    epoch, five, W = epochs(train, settings)
+    report(f"{m} labels a row, {n:,} rows, d={d:,}, K={K:,}, R={R}, B={B}", "")
+    report("    learner, five epochs, host to host", f"{five:.2f} s")
+    report_floor(gpu.kernels.cupy, sizes, X, epoch)
+    what = "    an epoch over that of one label and a softmax"
+    report(what, f"{epoch / softmax:.2f}")
+    same = np.array_equal(W, train(settings)[1])
+    report("    two runs agree bit for bit", str(same), "True")
+    few = slice(0, sizes["n_compared"])
+    model = gpu.model.Model(W, b, table, B, 0, "sigmoid")
+    best = model.topk(X[few], 5, "sum", True, R)[0]
+    hits = (best[:, :, None] == several[few][:, None]).any(axis=2)
+    figures = f"{100 * hits[:, 0].mean():.1f} / {100 * hits.mean():.1f}"
+    report("    precision at 1 and 5 on training rows, in %", figures)
+
+
 def dense(gpu, sizes):
     """The shape of ImageNet-22K: dense rows, streamed from main memory."""
     d, K, R, B = (sizes[name] for name in ("d", "K", "R", "B"))
@@ -306,8 +368,8 @@ def dense(gpu, sizes):
     def train(n_rows):
         rows = np.arange(n_rows, dtype=np.int32)
         part = settings._replace(step=ones, weight=ones, train=rows)
-        train_all = gpu.training.train_all
-        return seconds(train_all, X, targets, table, W, b, 0, True, part, [plan])
+        args = X, targets, table, W, b, 0, True, part, "softmax", [plan]
+        return seconds(gpu.training.train_all, *args)
 
     train(min(n, 4096))  # compiles
     rate = (n - n // 4) / (train(n) - train(n // 4))
@@ -319,7 +381,7 @@ def dense(gpu, sizes):
     report("    rate over that of the products", f"{rate / ideal:.2f}", ">= 0.50")
 
 
-PARTS = {"odp": odp, "dense": dense, "tokens": tokens, "tests": tests}
+PARTS = {"odp": odp, "labels": labels, "dense": dense, "tokens": tokens, "tests": tests}
 
 
 def run_part(name, sizes):

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from ._losses import Softmax
+from ._losses import Sigmoid, Softmax
 from ._memory import format_bytes
 from ._progress import SilentTask
 
@@ -22,6 +22,7 @@ NUMBERED = True
 LEAST_WORK = 1e10
 HAS_UNITS = False
 
+_LINKS = {Softmax: "softmax", Sigmoid: "sigmoid"}
 _BATCH = 1024  # rows of a step
 _MERGES = {"sum", "min"}  # that the kernel `search` knows
 _TOPK = 32  # its lists of the k best get slow when they are longer
@@ -82,9 +83,9 @@ def train_all(
     number, X, targets, table, W, b, first, zero, settings, n_jobs, task=SilentTask
 ):
     """A thread for each GPU, whatever `n_jobs` is: they keep no core busy."""
-    if not isinstance(settings.loss, Softmax):
+    if type(settings.loss) not in _LINKS:
         raise ValueError(f"A GPU has no gradient of {settings.loss!r}. Use the CPU.")
-    gpu = modules()
+    link, gpu = _LINKS[type(settings.loss)], modules()
     n_repetitions = table.shape[1]
     numbers = range(gpu.kernels.n_devices()) if number is None else [number]
     share = max(-(-(n_repetitions - first) // len(numbers)), 1)
@@ -95,7 +96,7 @@ def train_all(
         for device in numbers
     ]
     return gpu.training.train_all(
-        X, targets, table, W, b, first, zero, settings, plans, task
+        X, targets, table, W, b, first, zero, settings, link, plans, task
     )
 
 
@@ -157,7 +158,7 @@ def scorer(number, linear, table, kept):
                     f"({format_bytes(free)}) are free. Set device_ = 'cpu' to predict "
                     "on the CPU."
                 )
-            model = gpu.model.Model(W, b, table, linear.n_buckets, number)
+            model = gpu.model.Model(W, b, table, linear.n_buckets, number, linear.link)
             kept["cuda", number] = Scorer(model)
         return kept["cuda", number]
 

@@ -2,11 +2,12 @@
 
 The unit of the algorithm is a mini-batch, whose gradients are summed.  A block of
 `score_rows` takes one row: its R B logits from coalesced reads of the weight rows of
-its non-zeros, then R softmaxes, a warp each; the gradients (n_batch, R B) stay in the
-L2 cache.  The non-zeros of the batch, sorted by feature, are its transpose: a block of
-`update` sums the gradients of one feature in the order of the rows and rewrites the
-weight row once.  No atomics: two runs on one kind of card agree bit for bit, and an
-update moves fewer bytes than one that adds every row's gradient to the weights.
+its non-zeros, then R softmaxes, or B sigmoids of each repetition, a warp a repetition;
+the gradients (n_batch, R B) stay in the L2 cache.  The non-zeros of the batch, sorted
+by feature, are its transpose: a block of `update` sums the gradients of one feature in
+the order of the rows and rewrites the weight row once.  No atomics: two runs on one
+kind of card agree bit for bit, and an update moves fewer bytes than one that adds every
+row's gradient to the weights.
 
 The floor of an epoch that caches nothing is a read and a write of a weight row for
 each non-zero, ``8 nnz R B`` bytes: 350 GB at 1.08 million rows of 50 non-zeros with
@@ -133,15 +134,18 @@ class _Rows:
         return tuple(chunk) if self.sparse else chunk[0]
 
 
-def train_all(X, targets, table, W, b, first, zero, settings, plans, task=SilentTask):
+def train_all(
+    X, targets, table, W, b, first, zero, settings, link, plans, task=SilentTask
+):
     """Train the repetitions from `first` on in W (d, R B) and b (R B,).
 
+    link : that of ``settings.loss``, a key of `_gpu_kernels.LINKS`
     plans : list of (device, repetitions at a time, whether X stays on the device).
     Other parameters and the result are those of the CPU's `train_all`; the batches are
     ``settings.batch_size`` rows.  A device takes its repetitions in turns, those of
     the first are reported; all of a turn are the task ``task(r)`` of its first, r.
     """
-    n_repetitions = table.shape[1]
+    n_repetitions, d = table.shape[1], X.shape[1]
     if first == n_repetitions:
         return 0
     plans = plans[: n_repetitions - first]
@@ -156,8 +160,8 @@ def train_all(X, targets, table, W, b, first, zero, settings, plans, task=Silent
                 part = (number, len(turns)) if share[0] == first else None
                 told = task(turn[0])
                 with told.running():
-                    args = targets, table, W, b, turn, zero, settings, X.shape[1]
-                    n_iter = max(n_iter, _Turn(rows, *args).train(told, part))
+                    args = targets, table, W, b, turn, zero, settings, link
+                    n_iter = max(n_iter, _Turn(rows, *args, d).train(told, part))
             del rows
             cupy.get_default_memory_pool().free_all_blocks()
         return n_iter
@@ -169,15 +173,15 @@ def train_all(X, targets, table, W, b, first, zero, settings, plans, task=Silent
 class _Turn:
     """The weights of some repetitions on one device, and their training."""
 
-    def __init__(self, rows, targets, table, W, b, turn, zero, settings, n_features):
+    def __init__(self, rows, targets, table, W, b, turn, zero, settings, link, d):
         self.rows, self.targets = rows, targets
-        self.settings, self.d = settings, n_features
+        self.settings, self.link, self.d = settings, link, d
         self.R, self.B = len(turn), b.size // table.shape[1]
         columns = slice(turn[0] * self.B, (turn[-1] + 1) * self.B)
         self.host = W[:, columns], b[columns]
         width = self.R * self.B
         self.pitch = padded(width)
-        self.W = cupy.zeros((n_features, self.pitch), np.float32)
+        self.W = cupy.zeros((d, self.pitch), np.float32)
         self.b = cupy.zeros(self.pitch, np.float32)
         if not zero:
             to_device(self.host[0], np.float32, out=self.W[:, :width])
@@ -252,10 +256,12 @@ class _Turn:
         chunks = self.rows.chunks([order[task] for task in tasks])
         for task, chunk in zip(tasks, chunks, strict=True):
             part = order[task]
-            starts, classes = _targets_of(*self.targets[:2], part)
-            has_classes = np.diff(starts) > 0  # a row without has no step and no loss
+starts, classes = _targets_of(*self.targets[:2], part)
+            counts = np.ones(len(part), np.bool_)
+            if self.link == "softmax":  # a row without classes has no step and no loss
+                counts = np.diff(starts) > 0
             step, weight = (
-                cupy.asarray(array[part] * has_classes, dtype=np.float32)
+                cupy.asarray(array[part] * counts, dtype=np.float32)
                 for array in (s.step, s.weight)
             )
             starts, classes = cupy.asarray(starts), cupy.asarray(classes, np.int32)
@@ -279,6 +285,7 @@ class _Turn:
                     self.b,
                     self.scale,
                     (self.R, self.B),
+                    self.link,
                     GRADIENT,
                     self.Z,
                     (*targets, *steps),

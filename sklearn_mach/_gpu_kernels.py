@@ -16,6 +16,7 @@ _THREADS = 256  # of a block of the learner
 _PIECE = 1 << 24  # numbers copied through a pinned buffer at a time
 _TF32_MATH = 3  # CUBLAS_TF32_TENSOR_OP_MATH, which CuPy does not name
 GRADIENT, LOG_PROBA, PROBA = range(3)  # modes of `score_rows`
+LINKS = {"softmax": 0, "sigmoid": 1}  # what makes probabilities of logits
 
 SOURCE = r"""
 __device__ float warp_max(float v)
@@ -30,18 +31,58 @@ __device__ float warp_sum(float v)
     return v;
 }
 
+// x, or NaN where it overflowed: a sigmoid alone would hide that.
+__device__ float checked(float x) { return x + (x - x); }
+
+// 1 / (1 + exp(-x)), and log(1 + exp(x)).
+__device__ float sigmoid(float x)
+{
+    const float e = expf(-fabsf(x));
+    return (x > 0.0f ? 1.0f : e) / (1.0f + e);
+}
+
+__device__ float softplus(float x)
+{
+    return fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x)));
+}
+
+// A warp: logits of buckets become size * (sigmoid - whether a class is in the bucket).
+// The bucket of class c is codes[c * stride].  Returns the lane's part of the log loss.
+__device__ float sigmoid_gradient(
+    float* z, int n_buckets, const int* classes, long long n_classes, const int* codes,
+    int stride, float size)
+{
+    const int lane = threadIdx.x % 32;
+    float loss = 0.0f;
+    for (int begin = lane; begin < n_buckets; begin += 1024) {
+        unsigned own = 0;  // bit i is bucket begin + 32 i: the classes are read once
+        for (long long c = 0; c < n_classes; ++c) {
+            const int away = codes[(long long)classes[c] * stride] - begin;
+            if (away >= 0 && away < 1024 && away % 32 == 0) own |= 1u << (away / 32);
+        }
+        for (int j = begin; j < n_buckets && j < begin + 1024; j += 32, own /= 2) {
+            const float sign = own % 2 ? -1.0f : 1.0f;  // 1 - P would cancel
+            const float x = sign * checked(z[j]);
+            loss += softplus(x);
+            z[j] = size * sign * sigmoid(x);
+        }
+    }
+    return loss;
+}
+
 // Row t of a batch, a block: logits Z[t] (pitch) = scale * x W + b, where x W is read
 // from Z itself if the rows are not sparse.  Then, by mode, Z becomes the gradient
-// factor * rate[r] * step[t] * (softmax - the mean of the one-hots), and loss[t, r] is
-// weight[t] times the mean of -log P, over the buckets of the row's classes, which are
-// classes[starts[t]], ..., classes[starts[t + 1] - 1] (a row without any has a step and
-// a weight of zero); or the logarithms of the softmax; or the softmax.
+// factor * rate[r] * step[t] * (P - target), and loss[t, r] weight[t] times the loss;
+// or log P; or P.  By link P is a softmax of the buckets, or a sigmoid of each.  The
+// row's classes are classes[starts[t]], ..., classes[starts[t + 1] - 1].  Of a softmax
+// the target is the mean of their one-hots, the loss the mean of -log P (a row without
+// any has a step and a weight of zero); of sigmoids, the OR and the added log losses.
 extern "C" __global__ void score_rows(
     int sparse, const float* data, const int* indices, const long long* indptr,
     const int* rows, const float* W, const float* b, float scale, int n_repetitions,
-    int n_buckets, int pitch, int mode, const long long* starts, const int* classes,
-    const int* table, const float* step, const float* weight, const float* rate,
-    float factor, float* Z, float* loss)
+    int n_buckets, int pitch, int link, int mode, const long long* starts,
+    const int* classes, const int* table, const float* step, const float* weight,
+    const float* rate, float factor, float* Z, float* loss)
 {
     const long long t = blockIdx.x;
     float* z = Z + t * pitch;
@@ -72,6 +113,22 @@ extern "C" __global__ void score_rows(
     const int lane = threadIdx.x % 32;
     for (int r = threadIdx.x / 32; r < n_repetitions; r += blockDim.x / 32) {
         float* zr = z + (long long)r * n_buckets;
+        if (link == 1 && mode == 0) {
+            const long long first = starts[t];
+            const float part = sigmoid_gradient(
+                zr, n_buckets, classes + first, starts[t + 1] - first, table + r,
+                n_repetitions, step[t] * factor * rate[r]);
+            const float total = warp_sum(part);
+            if (lane == 0) loss[t * n_repetitions + r] = weight[t] * total;
+            continue;
+        }
+        if (link == 1) {
+            for (int j = lane; j < n_buckets; j += 32) {
+                const float x = checked(zr[j]);
+                zr[j] = mode == 1 ? -softplus(-x) : sigmoid(x);
+            }
+            continue;
+        }
         float largest = zr[0];
         for (int j = lane; j < n_buckets; j += 32) largest = fmaxf(largest, zr[j]);
         largest = warp_max(largest);
@@ -315,11 +372,12 @@ def n_threads(pitch):
     return min(pitch // 4 + 31, _THREADS) // 32 * 32
 
 
-def score_rows(n_rows, rows, W, b, scale, shape, mode, Z, learn=None):
+def score_rows(n_rows, rows, W, b, scale, shape, link, mode, Z, learn=None):
     """Launch the kernel, which makes the logits of a batch, and of them what `mode` is.
 
     rows : data, indices, indptr and rows of CSR, or None if the products are in Z
     shape : numbers of repetitions and of buckets
+    link : key of `LINKS`
     learn : starts and classes of the rows, table, step, weight, rate, factor and
         losses, which gradients need
     """
@@ -327,8 +385,9 @@ def score_rows(n_rows, rows, W, b, scale, shape, mode, Z, learn=None):
     *arrays, factor, losses = learn or (b, b, b, b, b, b, 0, b)
     rows_or_any = rows or (b, b, b, b)  # what is not read is any array
     args = np.int32(rows is not None), *rows_or_any, W, b, np.float32(scale)
-    args += *map(np.int32, (*shape, pitch, mode)), *arrays, np.float32(factor)
-    kernels().score_rows((n_rows,), (n_threads(pitch),), (*args, Z, losses))
+    args += *map(np.int32, (*shape, pitch, LINKS[link], mode)), *arrays
+    args += np.float32(factor), Z, losses
+    kernels().score_rows((n_rows,), (n_threads(pitch),), args)
 
 
 def to_device(array, dtype, out=None):

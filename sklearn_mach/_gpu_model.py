@@ -24,11 +24,13 @@ _MAX_SPLITS = 64  # of the classes: their lists are merged by one thread for eac
 class Model:
     """A fitted model on a device: bucket probabilities and the best classes.
 
+    link : "softmax" or "sigmoid", which makes the probabilities of logits
+
     Every row is computed by itself, so that it gets the same numbers in any company.
     """
 
-    def __init__(self, W, b, table, n_buckets, device):
-        self.device = device
+    def __init__(self, W, b, table, n_buckets, device, link):
+        self.device, self.link = device, link
         self.R, self.B = table.shape[1], n_buckets
         self.offset = None, None  # on the host, and its copy
         with cupy.cuda.Device(device):
@@ -77,7 +79,7 @@ class Model:
                 gemm(False, block, self.W, product)
                 Z[start : start + len(part)] = product[: len(part)]
         shape, mode = (self.R, self.B), LOG_PROBA if log else PROBA
-        score_rows(n, rows, self.W, self.b, 1, shape, mode, Z)
+        score_rows(n, rows, self.W, self.b, 1, shape, self.link, mode, Z)
         Z = cupy.ascontiguousarray(Z[:, : self.R * self.B])
         if np.isnan(float(Z.sum())):
             raise ValueError(OVERFLOW)

@@ -49,6 +49,20 @@ def cross_entropy(own, log_proba):
     return -(own[own > 0] @ log_proba[own > 0])
 
 
+def softmax_loss(z, classes, column):
+    """Mean of -log P over the buckets of a row's classes, and the gradient (B,)."""
+    p = softmax(z)
+    own = target(classes, column, p.size)
+    return cross_entropy(own, np.log(p)), own.sum() * p - own
+
+
+def sigmoid_loss(z, classes, column):
+    """Log losses, added: is a class of the row in the bucket?  With gradient (B,)."""
+    own = np.isin(np.arange(z.size), [column[c] for c in classes])
+    sign = np.where(own, -1, 1)
+    return np.logaddexp(0, sign * z).sum(), sign / (1 + np.exp(-sign * z))
+
+
 def bucket_loss(X, y, table, W, b, weight):
     """Sum over the rows of weight * -log P_r(h_r(y) | x), (R,)."""
     loss = np.zeros(table.shape[1])
@@ -61,13 +75,15 @@ def bucket_loss(X, y, table, W, b, weight):
 
 def sgd_epoch(
     X, y, table, W, b, order, step, decay, *, batch_size=1, bias, penalty=0, gain=1.0,
-    bound=np.inf, visits=0.0, before=0.0, visits_to_slow=4096, metric=None
+    bound=np.inf, visits=0.0, before=0.0, visits_to_slow=4096, metric=None,
+    loss_of=softmax_loss
 ):  # fmt: skip
     """One pass in float64: W (R, B, d) and b (R, B) are changed.
 
     A batch takes the sum of the steps of its rows, each
-    ``factor * step_i * (softmax - target)`` times x_i and `gain` (d,) for W, and times
-    `bias` for b; y[i] is a class or several, and a row without one takes no step.
+    ``factor * step_i`` times the gradient of `loss_of`, times x_i and `gain` (d,) for
+    W, and times `bias` for b; y[i] is a class or several, and a row without one takes
+    no step by `softmax_loss`.
     The factor falls linearly from decay[0] towards decay[1].  A feature whose
     ``factor * step_i * gain_j * x_ij^2`` sum to more than `bound` over the batch takes
     so much smaller a step.  W is then divided by ``1 + factor * penalty`` for
@@ -94,10 +110,8 @@ def sgd_epoch(
         for r in range(table.shape[1]):
             gradients = []
             for t, i in enumerate(rows, start):
-                p = softmax(W[r] @ X[i] + b[r])
-                own = target(y[i], table[:, r], p.size)
-                loss[t, r] = cross_entropy(own, np.log(p))
-                gradients.append(factor * step[i] * (own.sum() * p - own))
+                loss[t, r], g = loss_of(W[r] @ X[i] + b[r], y[i], table[:, r])
+                gradients.append(factor * step[i] * g)
             own = np.full((len(rows), 1), bias)  # of the intercept
             sizes = factor * step[rows] @ np.append(gain * X[rows] ** 2, own, axis=1)
             part = bound / np.maximum(sizes, bound) if bound < np.inf else sizes**0

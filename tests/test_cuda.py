@@ -94,6 +94,14 @@ def test_the_benchmark_runs(host_gpu, monkeypatch, capsys):
             "n_compared": 20,
             "n_copied": 1000,
         },
+        "labels": {
+            "train": (100, 60, 20),
+            "n_labels": 3,
+            "R": 3,
+            "B": 8,
+            "n_compared": 20,
+            "n_copied": 1000,
+        },
         "dense": {"d": 8, "K": 20, "R": 2, "B": 16, "n_bytes": 10_000},
     }
     monkeypatch.setattr(bench, "FULL", sizes)
@@ -102,7 +110,7 @@ def test_the_benchmark_runs(host_gpu, monkeypatch, capsys):
     bench.main()
     printed = capsys.readouterr().out
     assert bench.failed == [] and "FAILED" not in printed
-    assert printed.count("peak memory of the device") == 3
+    assert printed.count("peak memory of the device") == 4
 
 
 GB = 1 << 30

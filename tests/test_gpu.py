@@ -15,9 +15,9 @@ from learners import SEED, TOLERANCE, learner, order_seed, orders, problem
 from numpy.testing import assert_allclose, assert_array_equal
 from test_dense import record_starts
 
-from sklearn_mach import _cuda
+from sklearn_mach import _cuda, _steps, _training
 from sklearn_mach._backends import backend
-from sklearn_mach._losses import Softmax
+from sklearn_mach._losses import Sigmoid, Softmax
 from sklearn_mach._rows import Targets
 
 
@@ -162,6 +162,62 @@ def test_a_class_named_twice_gives_the_bits_of_once(device, sparse):
     )
     for a, b in zip(once, twice, strict=True):
         assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("turns", [1, 2])
+@pytest.mark.parametrize("alpha", [0, 0.05])
+def test_sigmoids_equal_the_reference(
+    device, sparse, batch_size, turns, alpha, monkeypatch
+):
+    if device == "cpu" and (turns == 2 or (sparse and batch_size > 1)):
+        pytest.skip("the CPU has no turns, and a step for each row of a sparse X")
+    if turns == 2:  # and rows in chunks
+        monkeypatch.setattr(_cuda.modules().training, "_ENTRIES", 30)
+        monkeypatch.setattr(_cuda, "plan_training", lambda *args: (2, False))
+    X, classes, weight, table = several_classes()
+    rows = sp.csr_matrix(X) if sparse else X
+    parameters = dict(max_iter=2, alpha=alpha, batch_size=batch_size, verbose=1)
+    options = learner(table, **parameters).get_params(deep=False)
+    settings, _ = _steps.make_settings(
+        rows, None, weight.astype(np.float32), options, SEED
+    )
+    settings = settings._replace(loss=Sigmoid())
+    starts = np.cumsum([0, *map(len, classes)])
+    targets = Targets(starts, np.concatenate(classes).astype(np.int32))
+    # Intercepts begin elsewhere than at zero, as log odds of the buckets do.
+    start = np.random.default_rng(2).standard_normal((3, 3)).astype(np.float32)
+    found_W, found_b = np.zeros((7, 9), np.float32), start.ravel().copy()
+    found = []
+    module = _training if device == "cpu" else _cuda.modules().training
+    monkeypatch.setattr(module, "report_epoch", lambda *args: found.append(args[2]))
+    args = rows, targets, table, found_W, found_b, 0, True, settings, 1
+    assert backend(device).train_all(*args) == 2
+    W, b, losses = np.zeros((3, 3, 7)), start.astype(float), []
+    for epoch, decay in enumerate([(1, 0.5), (0.5, 0)]):
+        order = np.random.default_rng([SEED, epoch]).permutation(30)
+        loss = reference.sgd_epoch(
+            X,
+            classes,
+            table,
+            W,
+            b,
+            order,
+            0.3 * weight,
+            decay,
+            batch_size=batch_size,
+            bias=reference.mean_length(X, weight),
+            penalty=0.3 * alpha,
+            bound=2.0 if sparse and device == "cuda" else np.inf,
+            loss_of=reference.sigmoid_loss,
+        )
+        losses.append(weight[order] @ loss / weight.sum())
+    assert_allclose(found_W.T.reshape(3, 3, 7), W, **TOLERANCE)
+    assert_allclose(found_b.reshape(3, 3), b, **TOLERANCE)
+    by_turn = np.array_split(np.transpose(losses), turns)
+    expected = np.concatenate([loss.mean(axis=0) for loss in by_turn])
+    assert_allclose(found, expected, rtol=1e-5)
 
 
 def heavy_weights(n):

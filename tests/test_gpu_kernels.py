@@ -7,8 +7,9 @@ import sys
 import cuda_on_host
 import numpy as np
 import pytest
+import reference
 from learners import problem
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from test_gpu import fitted
 
 import sklearn_mach
@@ -66,3 +67,56 @@ def test_products_are_in_tf32_only_if_cupy_is_asked_for_it(host_gpu, monkeypatch
     for a, b in zip(plain, fitted(X, y, table), strict=True):
         assert 1e-5 < np.abs(a - b).max() < 2e-2  # ten bits of the numbers
     assert host_gpu.kernels.cupy.cuda.cublas.mode == 3  # as it was found
+
+
+def sigmoid_gradients(logits, classes, table, step, weight, rate):
+    """What the kernel makes of logits (n, R, B): their gradients, and losses (n, R)."""
+    kernels, (n, R, B) = _cuda.modules().kernels, logits.shape
+    cupy = kernels.cupy
+    pitch = kernels.padded(R * B)
+    Z, b = np.zeros((n, pitch), np.float32), cupy.zeros(pitch, np.float32)
+    Z[:, : R * B] = logits.reshape(n, -1)
+    Z, losses = cupy.asarray(Z), cupy.zeros((n, R), np.float32)
+    starts = cupy.asarray(np.cumsum([0, *map(len, classes)]))
+    ints = np.concatenate(classes), table
+    arrays = [cupy.asarray(np.asarray(array, np.int32)) for array in ints]
+    arrays += [cupy.asarray(array) for array in (step, weight, rate)]
+    sizes = 1, (R, B), "sigmoid", kernels.GRADIENT
+    W = cupy.zeros((1, pitch), np.float32)
+    learn = starts, *arrays, 0.5, losses
+    kernels.score_rows(n, None, W, b, *sizes, Z, learn)
+    return Z.get()[:, : R * B].reshape(n, R, B), losses.get()
+
+
+@pytest.mark.parametrize("B", [1, 40, 1024, 2100])
+def test_gradients_of_sigmoids_equal_the_reference(device, B):
+    if device == "cpu":
+        pytest.skip("the CPU's are tested where they are")
+    rng = np.random.default_rng(B)
+    # Where P is next to one the gradient is exact, too, and none overflows.
+    logits = 20 * rng.standard_normal((5, 2, B)).astype(np.float32)
+    logits[:, :, -1] = [[300, -300], [-300, 300], [300, 300], [-300, -300], [88, -88]]
+    table = rng.integers(0, B, (60, 2))
+    table[7], table[8] = B - 1, B - 1
+    classes = [rng.choice(60, size, replace=False) for size in (0, 1, 2, 20, 60)]
+    step, weight = rng.random((2, 5)).astype(np.float32)
+    rate = np.array([1, 0.25], np.float32)
+    found, losses = sigmoid_gradients(logits, classes, table, step, weight, rate)
+    for i in range(5):
+        for r in range(2):
+            z = logits[i, r].astype(float)
+            loss, gradient = reference.sigmoid_loss(z, classes[i], table[:, r])
+            expected = 0.5 * step[i] * rate[r] * gradient
+            assert_allclose(found[i, r], expected, rtol=1e-5, atol=1e-37)
+            assert_allclose(losses[i, r], weight[i] * loss, rtol=1e-5, atol=1e-37)
+
+
+def test_logits_that_overflow_give_a_loss_that_is_refused(device):
+    if device == "cpu":
+        pytest.skip("the CPU's are tested where they are")
+    logits = np.zeros((4, 1, 2), np.float32)
+    logits[:, 0, 1] = np.inf, -np.inf, np.inf, -np.inf
+    classes = [[0], [0], [1], [1]]
+    ones = np.ones(4, np.float32)
+    args = classes, np.array([[0], [1]]), ones, ones, ones[:1]
+    assert not np.isfinite(sigmoid_gradients(logits, *args)[1]).any()

@@ -11,8 +11,10 @@ import scipy.sparse as sp
 from helpers import set_offset
 from learners import learner, problem
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.special import expit, log_expit
 
 from sklearn_mach import _cuda, _model
+from sklearn_mach._weights import Float32, Linear
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -98,6 +100,33 @@ def test_rows_too_large_for_float32_are_refused_at_prediction(device, decoder):
         for method in (model.predict, model.predict_proba, model.decision_function):
             with pytest.raises(ValueError, match="too large for float32"):
                 method(rows)
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("log", [False, True])
+def test_sigmoids_equal_those_of_float64(device, sparse, log):
+    if device == "cpu":
+        pytest.skip("the CPU's are tested in test_weights.py")
+    X, _, _, table = problem()
+    rows = sp.csr_matrix(X) if sparse else X
+    rng = np.random.default_rng(0)
+    # Probabilities next to zero and one, and such whose logarithm is not.
+    W, b = (rng.standard_normal(s).astype(np.float32) for s in ((7, 9), 9))
+    W[0] *= 40
+    linear = Linear(Float32.of(W, b), 3, "sigmoid")
+    scorer = linear.on(device, table)
+    found = scorer.bucket_scores(rows, log, 3)
+    logits = X @ W.astype(float) + b
+    expected = (log_expit if log else expit)(logits).reshape(30, 3, 3) / 3
+    assert_allclose(found, expected, rtol=1e-4, atol=1e-6)  # logits of some tens
+    for merge in ("sum", "min"):
+        best = reference.topk(reference.class_scores(found, table, merge), 4)
+        classes, values = scorer.topk(rows, 4, log, 3, merge, None)
+        assert_array_equal(classes, best[0])
+        assert_array_equal(values, best[1])
+    for too_large in (rows * 1e300, rows * -1e300):
+        with pytest.raises(ValueError, match="too large for float32"):
+            scorer.bucket_scores(too_large, log, 1)
 
 
 def test_threads_that_predict_together_copy_the_model_once(host_gpu, monkeypatch):
