@@ -256,7 +256,7 @@ class _Turn:
         chunks = self.rows.chunks([order[task] for task in tasks])
         for task, chunk in zip(tasks, chunks, strict=True):
             part = order[task]
-starts, classes = _targets_of(*self.targets[:2], part)
+            starts, classes = _targets_of(*self.targets[:2], part)
             counts = np.ones(len(part), np.bool_)
             if self.link == "softmax":  # a row without classes has no step and no loss
                 counts = np.diff(starts) > 0
