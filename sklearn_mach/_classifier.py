@@ -67,9 +67,8 @@ class MACHClassifier(
         A classifier with `predict_proba` or `decision_function`, cloned once for each
         repetition and fitted on bucket numbers.  None is the built-in learner: softmax
         regression by stochastic gradient descent, all repetitions trained together.
-        With several labels a row a clone learns the indicator of the buckets if its
-        tags say `multi_label`, as those of trees do; of other classifiers each
-        bucket has a clone, and `estimators_` holds a list of them a repetition.
+        With several labels a row a classifier whose tags say `multi_label` learns all
+        buckets at once; any other is cloned for each bucket, in lists of `estimators_`.
 
     n_repetitions : int or "auto", default="auto"
         The number R of repetitions.  "auto" takes as many as make R B about 1024, but
