@@ -522,17 +522,14 @@ def test_labels_that_a_split_lacks_keep_their_columns(tagged):
 
 
 def test_repetitions_of_several_labels_are_those_of_the_classifier():
-    rng = np.random.default_rng(0)
-    Y = sp.random_array((60, 300), density=0.1, rng=rng, format="csr")
+    Y = sp.random(60, 300, density=0.1, random_state=0, format="csr")
     Y.data[:] = 1  # 30 labels a row
-    X = rng.standard_normal((60, 5))
-    given = {"n_buckets": 128}
-    X = sp.csr_array(np.pad(X, ((0, 0), (0, 2_500))))  # not few features
-    model = MACHClassifier(max_iter=1, random_state=0, **given).fit(X, Y)
+    X = sp.random(60, 2_000, density=0.01, random_state=0, format="csr")
+    model = MACHClassifier(n_buckets=128, max_iter=1, random_state=0).fit(X, Y)
     sizes = theory.choose_sizes(300, "auto", 128, n_nonzeros=X.nnz, n_labels=30)
     assert (model.n_repetitions_, 128) == sizes
     assert sizes != theory.choose_sizes(300, "auto", 128, n_nonzeros=X.nnz)
-    search = MACHClassifierCV(clone(model), refit=False, **given).fit(X, Y)
+    search = MACHClassifierCV(clone(model), n_buckets=128, refit=False).fit(X, Y)
     assert search.cv_results_["n_repetitions"][-1] == model.n_repetitions_
 
 

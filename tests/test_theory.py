@@ -436,14 +436,11 @@ def test_plan_follows_delta():
 
 @pytest.mark.parametrize("n_labels", [2, 12, 40])
 def test_plan_of_several_labels_is_what_the_classifier_takes(n_labels):
-    rng = np.random.default_rng(0)
-    X = sp.random_array((60, 2_000), density=0.01, rng=rng, format="csr")
+    X = sp.random(60, 2_000, density=0.01, random_state=0, format="csr")
     Y = np.zeros((60, 400), int)
-    Y[
-        np.arange(60)[:, None],
-        rng.permuted(np.tile(np.arange(400), (60, 1)), axis=1)[:, :n_labels],
-    ] = 1
-    sizes = plan(400, 2_000, n_samples=60, n_nonzeros=X.nnz / 60, n_labels=Y.sum() / 60)
+    order = np.random.default_rng(0).random(Y.shape).argsort(axis=1)
+    np.put_along_axis(Y, order[:, :n_labels], 1, axis=1)
+    sizes = plan(400, 2_000, n_samples=60, n_nonzeros=X.nnz / 60, n_labels=n_labels)
     model = MACHClassifier(max_iter=1, random_state=0).fit(X, Y)
     assert model.n_repetitions_ == sizes.n_repetitions
     assert model.n_buckets_ == sizes.n_buckets
