@@ -6,6 +6,7 @@ imported only then.
 
 import pickle
 from collections import Counter
+from functools import partial
 
 import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
@@ -183,12 +184,9 @@ class MemoryCurveDisplay(_Display):
                 own = _stage_scores(score, model, rows, labels)
             else:
                 sizes = [len(pickle.dumps(model))]
-                is_single = labels.ndim == 1  # `predict` is all that some have
-                own = [
-                    model.score(rows, labels)
-                    if is_single
-                    else score(model, rows, labels)
-                ]
+                # One label needs only `predict`, which is all that some have.
+                measure = model.score if labels.ndim == 1 else partial(score, model)
+                own = [measure(rows, labels)]
             n_bytes.append(np.array(sizes))
             scores.append(np.array(own))
         name = _score_name(score)
@@ -518,13 +516,14 @@ class ReliabilityDisplay(_Display):
             )
         if y_true.ndim == 1:
             hit = y_true == y_pred
-        elif y_pred.dtype.kind in "iu":
-            hit = are_labels(y_true, y_pred[:, None])[:, 0]
         else:
-            raise ValueError(
-                "With an indicator as y_true, y_pred must hold column numbers, "
-                f"integers; got dtype {y_pred.dtype}."
-            )
+            columns = np.arange(y_true.shape[1])
+            if y_pred.dtype.kind not in "iu" or not np.isin(y_pred, columns).all():
+                raise ValueError(
+                    "With an indicator as y_true, y_pred must hold integers, the "
+                    f"numbers of its columns, 0 to {columns[-1]}; got {y_pred!r:.100}."
+                )
+            hit = are_labels(y_true, y_pred[:, None])[:, 0]
         return cls._from_hits(confidence, hit, n_bins, name, ax, line_kw)
 
     @classmethod

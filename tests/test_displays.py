@@ -364,8 +364,9 @@ def test_reliability_of_predictions_of_several_labels(tagged, tagger):
         Y, proba.argmax(axis=1), proba.max(axis=1)
     )
     np.testing.assert_allclose(points(same.line_), points(display.line_))
-    with pytest.raises(ValueError, match="column numbers, integers; got dtype float64"):
-        ReliabilityDisplay.from_predictions(Y, np.zeros(150), proba.max(axis=1))
+    for wrong, got in (np.zeros(150), "0., 0."), (np.full(150, 12), "12, 12"):
+        with pytest.raises(ValueError, match=f"numbers of its columns.*got.*{got}"):
+            ReliabilityDisplay.from_predictions(Y, wrong, proba.max(axis=1))
 
 
 @pytest.mark.parametrize("form", [np.array, sp.csr_array, sp.csc_matrix])
