@@ -25,7 +25,7 @@ from sklearn.preprocessing import normalize
 
 from sklearn_mach import MACHClassifier, _steps, _training
 from sklearn_mach._decoding import decode_topk
-from sklearn_mach._rows import Targets
+from sklearn_mach._targets import Targets
 from sklearn_mach._weights import Linear
 from sklearn_mach.datasets import load_python_tokens
 
@@ -66,7 +66,7 @@ def averaged(model, X, y):
     """Train the model again at a constant step; weights averaged over later epochs."""
     options = model.get_params(deep=False)
     codes = np.searchsorted(model.classes_, y).astype(np.int32)
-    settings, _ = _steps.make_settings(X, codes, None, options, 0)
+    settings, _ = _steps.make_settings(X, Targets.of(codes), None, options, 0)
     fitted = model._fitted
     W, b = (np.zeros_like(array) for array in fitted.model.scorer.storage)
     mean_W, mean_b, n_epochs = np.zeros_like(W), np.zeros_like(b), len(settings.decay)
