@@ -191,7 +191,7 @@ def _check_labels(labels, name):
 
 
 def is_indicator(y):
-    """Whether y may tell several labels a row: it is sparse, or has many columns."""
+    """Whether y is no list of labels: it is sparse, or has other than one column."""
     if sp.issparse(y):
         return True
     if isinstance(y, str) or not hasattr(y, "__len__"):
@@ -204,7 +204,7 @@ def is_indicator(y):
                 f"y holds lists of different lengths ({error}). Pass an indicator: "
                 f"{_BINARIZE}."
             ) from error
-    return y.ndim == 2 and y.shape[1] != 1
+    return y.ndim > 1 and y.shape[1:] != (1,)
 
 
 def indicator(y):
@@ -212,9 +212,9 @@ def indicator(y):
     shape = np.shape(y) if not sp.issparse(y) else y.shape
     if len(shape) != 2 or shape[1] < 2:
         raise ValueError(
-            f"y is a matrix of shape {shape}. For several labels a row it must be an "
-            "indicator of shape (n_samples, n_classes) with at least two columns, for "
-            "one label a row an array of shape (n_samples,)."
+            f"y has shape {shape}. For several labels a row it must be an indicator of "
+            "shape (n_samples, n_classes) with at least two columns, for one label a "
+            "row an array of shape (n_samples,)."
         )
     if not sp.issparse(y):
         y = np.asarray(y)
@@ -234,7 +234,7 @@ def indicator(y):
             "outputs of many values each need a classifier each, such as "
             "sklearn.multioutput.MultiOutputClassifier."
         )
-    Y = sp.csr_array(y)
+    Y = sp.csr_array(y if sp.issparse(y) else y != 0)  # SciPy lacks some dtypes
     if Y.data.size != np.count_nonzero(Y.data):
         Y = Y.copy()
         Y.eliminate_zeros()
