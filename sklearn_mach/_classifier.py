@@ -137,11 +137,10 @@ class MACHClassifier(
 
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, finite and not negative, which multiply the weights of
-        their rows; with several labels a row there are none, and an error says so.  The
-        built-in learner divides the weights by their mean.  A row of
-        more than twice the mean weight is visited several times an epoch, with a part
-        of its weight each time, in place of one longer step; a row of weight zero is
-        not visited.
+        their rows; refused with several labels a row.  The built-in learner divides the
+        weights by their mean.  A row of more than twice the mean weight is visited
+        several times an epoch, with a part of its weight each time, in place of one
+        longer step; a row of weight zero is not visited.
 
     warm_start : bool, default=False
         When True, `fit` keeps the repetitions of the previous fit and trains only
@@ -202,11 +201,11 @@ class MACHClassifier(
     `decision_function`.
 
     Of several labels a row a bucket learns whether any of them is in it: each bucket
-    has a sigmoid of its own in place of the softmax, as in the multi-label models of
-    Medini et al. (2019).  `decision_function` then gives the log odds of each label,
-    by itself, and `predict` the labels with a probability of at least 0.5.  A bucket is
-    more often positive than any one of its labels, so that probabilities are too high
-    until the model is calibrated (`fit` does it itself, as the next paragraph says).
+    has a sigmoid of its own in place of the softmax, as in the code of Medini et al.
+    (2019).  `decision_function` then gives the log odds of each label by itself, and
+    `predict` the labels with a probability of at least 0.5.  A bucket of several labels
+    is more often positive than any one of them: probabilities are too high until the
+    model is calibrated, which `fit` does where it sets rows aside.
 
     With the built-in learner, more classes than buckets (or several labels a row) and
     at least 10,000 rows, `fit` does not train on all rows.  It sets 2 % of them aside,
