@@ -54,7 +54,7 @@ class Fitted:
         y : ndarray of shape (n_samples,), with the dtype of `classes_`
             Of several labels an indicator of shape (n_samples, n_classes) of those with
             a probability of at least 0.5: CSR if `fit` had a sparse y, and otherwise an
-            ndarray, with the dtype of that y.
+            ndarray, with the dtype of that y (integers for objects).
         """
         if not self._checked_several():
             return self.predict_topk(X, k=1)[:, 0]

@@ -328,12 +328,13 @@ def _first_classes(y, classes):
 def format_of(y):
     """What `predict` gives, by name: a type of arrays or matrices, and a dtype.
 
-    None where rows have one label.
+    None where rows have one label.  Objects become integers: metrics refuse objects.
     """
     if not is_indicator(y):
         return None
     if not sp.issparse(y):
-        return "ndarray", np.asarray(y).dtype.str
+        dtype = np.asarray(y).dtype
+        return "ndarray", (np.dtype(int) if dtype.kind == "O" else dtype).str
     return ("csr_matrix" if sp.isspmatrix(y) else "csr_array"), y.dtype.str
 
 

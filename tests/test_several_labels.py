@@ -1,7 +1,6 @@
 """Several labels a row: indicators as y, marginals as predictions, hostile use."""
 
 import pickle
-import tracemalloc
 
 import joblib
 import numpy as np
@@ -9,7 +8,13 @@ import pandas as pd
 import pytest
 import reference
 import scipy.sparse as sp
-from helpers import DECODERS, assert_same_model, bucket_scores, needs_compilation
+from helpers import (
+    DECODERS,
+    assert_same_model,
+    bucket_scores,
+    needs_compilation,
+    peak_of,
+)
 from learners import SEED, TOLERANCE, orders
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import expit, log_expit
@@ -88,7 +93,8 @@ INDICATORS = {
     "long double": (lambda Y: Y.astype(np.longdouble), np.ndarray, np.longdouble),
     "read-only": (lambda Y: np.frombuffer(Y.tobytes(), int).reshape(Y.shape), 0, int),
     "negative zeros": (lambda Y: np.where(Y == 1, 1.0, -0.0), 0, float),
-    "objects": (lambda Y: Y.astype(object), np.ndarray, object),
+    "objects": (lambda Y: Y.astype(object), np.ndarray, np.int64),
+    "columns of two types": (lambda Y: pd.DataFrame(Y).astype({3: bool}), 0, np.int64),
     "lists": (lambda Y: Y.tolist(), np.ndarray, np.int64),
     "data frame": (pd.DataFrame, np.ndarray, np.int64),
     "polars": (polars, np.ndarray, np.int64),
@@ -101,7 +107,7 @@ INDICATORS = {
     "LIL matrix": (sp.lil_matrix, sp.csr_matrix, np.int64),
     "zeros stored": (with_zeros, sp.csr_matrix, np.int64),
     "indices of 64 bits": (indices_of_64_bits, sp.csr_array, np.int64),
-    "frame of Int64": (lambda Y: pd.DataFrame(Y).astype("Int64"), 0, object),
+    "frame of Int64": (lambda Y: pd.DataFrame(Y).astype("Int64"), 0, np.int64),
 }
 
 
@@ -131,9 +137,9 @@ def test_indicators_of_all_kinds_give_one_model_and_come_back_alike(task, kind, 
     assert 0 < dense.sum() < dense.size
     stages = list(model.staged_predict(X))
     assert all(type(s) is type(predicted) and s.dtype == dtype for s in stages)
-    if dtype not in (object, np.float16):  # which scikit-learn's metrics refuse
+    if dtype is not np.float16:  # which scikit-learn's metrics refuse
         accuracy = accuracy_score(Y, dense.astype(int))
-        assert model.score(X, Y) == accuracy
+        assert model.score(X, Y) == model.score(X, sp.csr_array(Y)) == accuracy
         assert list(model.staged_score(X, Y))[-1] == accuracy
 
 
@@ -422,10 +428,7 @@ def test_nothing_has_the_size_of_rows_times_labels(sparse):
     model = calls["fit"]()
     for name, call in calls.items():
         call()  # compiles
-        tracemalloc.start()
-        call()
-        peak = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+        _, peak = peak_of(call)
         # a few arrays of K, such as codes of the table and sums, and none of n K bools
         assert peak < n * K / 3, name
 
@@ -529,6 +532,20 @@ def test_similar_labels_share_buckets_when_clustered():
         together[hashing] = np.mean([t[::2] == t[1::2] for t in tables])
     # by chance a pair shares 1 of 15 places; in every fourth repetition mostly all
     assert together["balanced"] < 0.12 < 0.17 < together["clustered"]
+
+
+@needs_compilation
+def test_probabilities_take_little_memory_beside_themselves():
+    n, K, rng = 300, 20_000, np.random.default_rng(0)
+    Y = sp.csr_array((np.ones(n), (np.arange(n), rng.integers(0, K, n))), (n, K))
+    X = rng.standard_normal((n, 5)).astype(np.float32)
+    model = MACHClassifier(n_repetitions=4, n_buckets=32, random_state=0, max_iter=1)
+    model.fit(X, Y)
+    for method, size in (("predict_proba", 8), ("decision_function", 4)):
+        getattr(model, method)(X)
+        _, peak = peak_of(getattr(model, method), X)
+        # and 32 rows a few times in float32: half of n K bytes each
+        assert peak < (size + 4) * n * K, method
 
 
 # What is learned --------------------------------------------------------------------
