@@ -35,6 +35,8 @@ def digits(n_classes, n_buckets):
 
 def log_prior(class_weights):
     """Logarithms of K times the shares of the classes, float64 (n_classes,)."""
+    if not class_weights.any():  # no row has a class: all are as rare
+        return np.zeros(class_weights.size)
     share = class_weights / class_weights.sum()
     return np.log(np.maximum(share, share[share > 0].min()) * share.size)
 

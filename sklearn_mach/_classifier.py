@@ -8,8 +8,6 @@ merged (`_model`).
 from functools import partial
 from numbers import Integral, Real
 
-import numpy as np
-import scipy.sparse as sp
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.utils.metaestimators import available_if
 
@@ -27,27 +25,11 @@ from ._decoding import DECODERS
 from ._fitted import Fitted
 from ._fitting import route, train
 from ._hashing import FAMILIES
-from ._inputs import (
-    check_rows,
-    check_several,
-    first_classes,
-    format_of,
-    sorted_classes,
-    targets_as,
-    targets_of,
-)
-from ._learners import check_continues, checked_learner, learner_of
+from ._inputs import check_grows, check_rows, format_of, targets_of, targets_of_block
+from ._learners import check_continues, checked_learner, has_partial_fit, learner_of
 from ._planning import Plan, plan_fit
 from ._progress import SilentTask, Task
 from ._states import flatten, restore
-
-
-def _has_partial_fit(self):
-    if learner_of(self).has_partial_fit():
-        return True
-    raise AttributeError(
-        f"partial_fit needs a base estimator that has it; {self.estimator!r} has not."
-    )
 
 
 class MACHClassifier(
@@ -59,7 +41,8 @@ class MACHClassifier(
     r a classifier of B buckets is trained.  A class is scored by merging the
     probabilities of its buckets, by default
     ``score_k = (1/R) sum_r log P_r(h_r(k) | x)``.  Memory is O(d R B), with R growing
-    like log K, instead of the O(d K) of one-vs-rest.
+    like log K, instead of the O(d K) of one-vs-rest.  A sample may also have several
+    labels, or none: `y` is then an indicator matrix, dense or sparse.
 
     Parameters
     ----------
@@ -80,9 +63,9 @@ class MACHClassifier(
     n_buckets : int or "auto", default="auto"
         The number B of buckets of a repetition, at least 2.  "auto" takes 64, or one
         for each class if there are at most 256 classes; for dense rows and for fewer
-        than 2,000 features see Notes.  With as many buckets as classes every class has
-        its own and one repetition is all that is needed; more buckets than classes are
-        never used.
+        than 2,000 features see Notes.  With m > 6 labels a row, on average, it is about
+        m/4 times as many.  With as many buckets as classes every class has its own and
+        one repetition is all that is needed; more buckets than classes are never used.
 
     hashing : {"clustered", "balanced", "universal"} or array-like of int of shape \
             (n_classes, n_repetitions), default="clustered"
@@ -103,9 +86,9 @@ class MACHClassifier(
     logit_adjustment : float or "auto", default="auto"
         How much a frequent class loses in its "log_mean": tau in
         ``score_k - tau log(K pi_k)``, where pi_k is the share of class k in the weights
-        of the training rows.  Merged scores favour frequent classes.  A positive tau
-        makes rare classes come first more often; a larger one finds more of the rare
-        classes, from some value on at the cost of accuracy.  "auto" fits tau to rows
+        of the training rows, or of all their labels.  Merged scores favour frequent
+        classes.  A positive tau makes rare classes come first more often; a larger one
+        finds more of them, up to a point where accuracy falls.  "auto" fits tau to rows
         that are set aside (see Notes), by the rank of the true class among the ten
         best, and shrinks it by its standard error; tau is then never negative, and 0
         where no rows are set aside.  Other decoders take no adjustment.
@@ -122,9 +105,10 @@ class MACHClassifier(
         larger).  A short trial on at most 30,000 rows finds the factor, between 1/4 and
         32, that gives the least log loss at its best temperature; with fewer than 1,000
         rows the factor is 4.  With "auto" and alpha=0 rare features take longer steps
-        than frequent ones, in proportion to their inverse document frequency, and the
-        steps of a feature fall with the square root of its visits.  With a number or a
-        penalty all features take the same steps in `fit`.
+        than frequent ones, in proportion to their inverse document frequency (its
+        square with several labels a row), and the steps of a feature fall with the
+        square root of its visits.  With a number or a penalty all take the same steps
+        in `fit`.
 
     max_iter : int or "auto", default="auto"
         Number of epochs; the step falls linearly to zero at the end of the last.
@@ -155,10 +139,10 @@ class MACHClassifier(
 
     class_weight : dict, "balanced" or None, default=None
         Weights of the classes, finite and not negative, which multiply the weights of
-        their rows.  The built-in learner divides the weights by their mean.  A row of
-        more than twice the mean weight is visited several times an epoch, with a part
-        of its weight each time, in place of one longer step; a row of weight zero is
-        not visited.
+        their rows; refused with several labels a row.  The built-in learner divides the
+        weights by their mean.  A row of more than twice the mean weight is visited
+        several times an epoch, with a part of its weight each time, in place of one
+        longer step; a row of weight zero is not visited.
 
     warm_start : bool, default=False
         When True, `fit` keeps the repetitions of the previous fit and trains only
@@ -183,7 +167,10 @@ class MACHClassifier(
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
-        The class labels, sorted.
+        The class labels, sorted; of several labels a row the numbers of the columns
+        of y.
+    multilabel_ : bool
+        Whether rows may have several labels: y was an indicator.
     n_repetitions_, n_buckets_ : int
         The numbers R and B in use.
     bucket_table_ : ndarray of shape (n_classes, n_repetitions), unsigned int
@@ -215,12 +202,20 @@ class MACHClassifier(
     `predict_proba` gets the softmax (of two classes, the logistic function) of its
     `decision_function`.
 
-    With the built-in learner, more classes than buckets and at least 10,000 rows, `fit`
-    does not train on all rows.  It sets 2 % of them aside, at most 10,000 (20 million /
-    K from 2,000 classes on, 2,500 from 8,000 on) and never the last row of a class, and
-    fits the logit adjustment and the probabilities to them.  With `early_stopping` they
-    are some of the rows that it watches.  `calibrate` does the same with rows that you
-    pass.  Menon et al. (2021) describe the logit adjustment.
+    Of several labels a row a bucket learns whether any of them is in it: each bucket
+    has a sigmoid of its own in place of the softmax, as in the code of Medini et al.
+    (2019).  `decision_function` then gives the log odds of each label by itself, and
+    `predict` the labels with a probability of at least 0.5.  A bucket of several labels
+    is more often positive than any one of them: probabilities are too high until the
+    model is calibrated, which `fit` does where it sets rows aside.
+
+    With the built-in learner, more classes than buckets (or several labels a row) and
+    at least 10,000 rows, `fit` does not train on all rows.  It sets 2 % of them aside,
+    at most 10,000 (20 million / K from 2,000 classes on, 2,500 from 8,000 on) and never
+    the last row of a class, and fits the logit adjustment and the probabilities to
+    them.  With `early_stopping` they are some of the rows that it watches.  `calibrate`
+    does the same with rows that you pass.  Menon et al. (2021) describe the logit
+    adjustment.
 
     `predict_proba` of "log_mean" is proportional to ``exp(-t gap_k**c)``, where gap_k
     is ``max_j score_j - score_k`` and ``t = exp(a + b max_j score_j)``, which keeps the
@@ -230,13 +225,17 @@ class MACHClassifier(
     unbiased estimate ``(mean - c) / (1 - c)``, where c is the chance that two classes
     share a bucket: 1/B with "universal", and else the share of the pairs of classes
     that do so in the table, (K - B) / (B (K - 1)) if all buckets have K / B classes.
-    Negative values become zero.  All are scaled to sum to one.
+    Negative values become zero.  All are scaled to sum to one.  Of several labels,
+    each has the merged probability; with "log_mean" and rows set aside, its log odds
+    are ``a + b score_k - c log(1 - exp(score_k)) + d max_j score_j``, where the four
+    scalars are fitted to the ten best labels of those rows and b and c are at least 0
+    (the beta calibration of Kull et al., 2017, with the score of the best label).
 
     With dense rows or fewer than 2,000 features "auto" is one repetition with a bucket
     for each class, or 8 repetitions where that costs too much;
     :func:`~sklearn_mach.theory.plan` prints the limits.  With learning_rate="auto" and
     alpha=0 dense rows make their steps in a metric, in which they are centred and their
-    variance is even, and the weights of `fit` start from the means of the buckets.
+    variance is even, and with one label a row `fit` starts from means of the buckets.
 
     The :ref:`user_guide` has more on dense rows, memory, callbacks and clusters.
 
@@ -246,7 +245,8 @@ class MACHClassifier(
     Memory using Count-Min Sketch: A Case Study of Amazon Search with 50M Products",
     NeurIPS.  Huang, Wang, Medini and Shrivastava (2018), "Extreme Classification in
     Log Memory", arXiv:1810.04254.  Menon, Jayasumana, Rawat, Jain, Veit and Kumar
-    (2021), "Long-tail learning via logit adjustment", ICLR, arXiv:2007.07314.
+    (2021), "Long-tail learning via logit adjustment", ICLR, arXiv:2007.07314.  Kull,
+    Silva Filho and Flach (2017), "Beta calibration", AISTATS.
 
     Examples
     --------
@@ -344,7 +344,8 @@ class MACHClassifier(
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_label = True
+        # class_weight is for one label a row
+        tags.classifier_tags.multi_label = self.class_weight is None
         learner_of(self).set_tags(tags)
         return tags
 
@@ -373,8 +374,11 @@ class MACHClassifier(
             what it would learn from the same numbers as float32.  A C-ordered memory
             map is read as it is needed.  Sparse rows of unit length suit the built-in
             learner best.
-        y : array-like of shape (n_samples,)
-            Class labels: numbers or strings.
+        y : array-like of shape (n_samples,), or {array-like, sparse matrix} of shape \
+                (n_samples, n_classes)
+            Class labels: numbers or strings.  For several labels a row, or none, an
+            indicator of ones and zeros with at least two columns; a sparse one of many
+            labels is never made dense.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows: finite, not negative and not all zero.  For the
             built-in learner see `class_weight`.
@@ -400,13 +404,8 @@ class MACHClassifier(
             X, y = check_rows(self, X, y, in_float32=in_float32, reset=reset)
             classes, targets = targets_of(y)
             if old is not None:
-                check_several(targets.several, old.model.several)
-            if old is not None and not np.array_equal(classes, self.classes_):
-                raise ValueError(
-                    "With warm_start=True y must hold the classes of the previous fit: "
-                    f"{self.classes_.size} then, {classes.size} now, or other labels. "
-                    "Set warm_start=False to start anew."
-                )
+                known = self.classes_, old.model.several
+                check_grows(classes, targets.several, *known)
             rows = X, y, targets, classes
             weight, params = route(
                 self, learner, "fit", rows, sample_weight, fit_params
@@ -427,7 +426,7 @@ class MACHClassifier(
             )
         return self
 
-    @available_if(_has_partial_fit)
+    @available_if(has_partial_fit)
     @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(self, X, y, classes=None, sample_weight=None, **fit_params):
         """Take one pass over a block of rows.
@@ -452,10 +451,11 @@ class MACHClassifier(
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             A block of training rows, of the types that `fit` takes.
-        y : array-like of shape (n_samples,)
-            Their labels.
+        y : array-like of shape (n_samples,), or an indicator as in `fit`
+            Their labels, of the kind of the first block.
         classes : array-like of shape (n_classes,), default=None
-            All classes; needed at the first call.
+            All classes; needed at the first call, unless y is an indicator, whose
+            columns they are.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, as in `fit`.  They count against the mean weight of all
             blocks so far.
@@ -467,33 +467,19 @@ class MACHClassifier(
         self : MACHClassifier
         """
         _raise_for_params(fit_params, self, "partial_fit")
-        learner = checked_learner(self)
+        learner = checked_learner(self, in_blocks=True)
         old = getattr(self, "_fitted", None)
         if old is not None:
             check_continues(learner, old.model, "partial_fit", "Call fit")
             self._check_version("partial_fit")
-        if self.class_weight == "balanced":
-            raise ValueError(
-                "class_weight='balanced' is not known block by block. Pass a dict, or "
-                "sample_weight."
-            )
-        if classes is not None:
-            classes = sorted_classes(classes)
-            if old is not None and not np.array_equal(classes, self.classes_):
-                raise ValueError(
-                    f"classes has {classes.size} classes that are not the "
-                    f"{self.classes_.size} of the first call."
-                )
         with unchanged_on_error(self):
             reset, in_float32 = old is None, learner.in_float32
-            label_format = format_of(y)
-            X, y = check_rows(self, X, y, in_float32=in_float32, reset=reset)
-            if old is not None:
-                classes, several = self.classes_, old.model.several
+            if old is None:
+                known, self._label_format = (), format_of(y)
             else:
-                classes, several = first_classes(y, classes), sp.issparse(y)
-                self._label_format = label_format
-            targets = targets_as(y, classes, several)
+                known = self.classes_, old.model.several
+            X, y = check_rows(self, X, y, in_float32=in_float32, reset=reset)
+            classes, targets = targets_of_block(y, classes, *known)
             rows = X, y, targets, classes
             weight, params = route(
                 self, learner, "partial_fit", rows, sample_weight, fit_params

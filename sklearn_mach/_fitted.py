@@ -4,6 +4,7 @@ from numbers import Integral
 from operator import attrgetter
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.metrics import accuracy_score
 from sklearn.utils import column_or_1d
 from sklearn.utils.validation import check_consistent_length, check_is_fitted
@@ -53,7 +54,7 @@ class Fitted:
         y : ndarray of shape (n_samples,), with the dtype of `classes_`
             Of several labels an indicator of shape (n_samples, n_classes) of those with
             a probability of at least 0.5: CSR if `fit` had a sparse y, and otherwise an
-            ndarray, with the dtype of that y.
+            ndarray, with the dtype of that y (integers for objects).
         """
         if not self._checked_several():
             return self.predict_topk(X, k=1)[:, 0]
@@ -153,7 +154,7 @@ class Fitted:
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
         y : array-like of shape (n_samples,)
-            True labels.
+            True labels; or an indicator, as in `fit`.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
 
@@ -224,9 +225,10 @@ class Fitted:
     def predict_proba(self, X):
         """Estimate the probability of every class.
 
-        With "log_mean" the probabilities follow from the scores by three scalars that
-        `fit` or `calibrate` finds on rows not trained on; with the other decoders, or
-        without such rows, they are less reliable.  See Notes of the class.
+        With "log_mean" the probabilities follow from the scores by three scalars (of
+        several labels four) that `fit` or `calibrate` finds on rows not trained on;
+        with the other decoders, or without such rows, they are less reliable.  See
+        Notes of the class.
 
         Parameters
         ----------
@@ -363,11 +365,11 @@ class Fitted:
         """The indicator with ones at these places, in the format of y in `fit`."""
         kind, dtype = self._label_format
         shape = n_rows, self.classes_.size
-        if kind is None:
+        if kind == "ndarray":
             y = np.zeros(shape, dtype)
             y[rows, classes] = 1
             return y
-        return kind((np.ones(rows.size, dtype), (rows, classes)), shape)
+        return getattr(sp, kind)((np.ones(rows.size, dtype), (rows, classes)), shape)
 
     def _check_version(self, cause):
         """Refuse to go on with a model that has no sums over its training rows."""
@@ -380,7 +382,7 @@ class Fitted:
 
     # Looking inside -----------------------------------------------------------------
 
-    multilabel_ = _part("model.several", "Whether rows have several labels.")
+    multilabel_ = _part("model.several", "Whether rows may have several labels.")
     n_repetitions_ = _part("model.n_repetitions", "The number R of repetitions.")
     n_buckets_ = _part("model.n_buckets", "The number B of buckets of a repetition.")
     bucket_table_ = _part(

@@ -14,6 +14,11 @@ from ._targets import Targets
 _PLAIN_VALUES = 100_000  # values of X that are checked in the short way
 _CHECKED_VALUES = 1 << 20  # of a float16 X, checked at a time
 _LARGEST_VALUE = 1e150  # of X, or squares overflow; below its inverse they vanish
+_BINARIZE = (
+    "sklearn.preprocessing.MultiLabelBinarizer(sparse_output=True) makes one of lists "
+    "of labels"
+)
+_COLLECTIONS = list, tuple, set, frozenset, np.ndarray
 _NO_LABELS = object()  # in place of y, which may be None or anything else by mistake
 
 
@@ -167,10 +172,15 @@ def _check_labels(labels, name):
             f"{name} has NumPy's StringDType, which scikit-learn does not support. "
             f"Pass {name}.astype(str)."
         )
-    missing = False
+    missing, is_object = False, labels.dtype == object and labels.ndim == 1
+    if is_object and any(isinstance(v, _COLLECTIONS) for v in labels):
+        raise ValueError(
+            f"{name} holds collections of labels. For several labels a row pass an "
+            f"indicator: {_BINARIZE}."
+        )
     if labels.dtype.kind in "mM":
         missing = np.isnat(labels).any()
-    elif labels.dtype == object and labels.ndim == 1:
+    elif is_object:
         missing = any(
             v is None or type(v).__name__ == "NAType" or v != v for v in labels
         )
@@ -181,7 +191,7 @@ def _check_labels(labels, name):
 
 
 def is_indicator(y):
-    """Whether y may tell several labels a row: it is sparse, or has many columns."""
+    """Whether y is no list of labels: it is sparse, or has other than one column."""
     if sp.issparse(y):
         return True
     if isinstance(y, str) or not hasattr(y, "__len__"):
@@ -191,11 +201,10 @@ def is_indicator(y):
             y = np.asarray(y)
         except ValueError as error:  # lists of different lengths
             raise ValueError(
-                f"y holds lists of different lengths ({error}). Make an indicator of "
-                "labels with sklearn.preprocessing.MultiLabelBinarizer("
-                "sparse_output=True)."
+                f"y holds lists of different lengths ({error}). Pass an indicator: "
+                f"{_BINARIZE}."
             ) from error
-    return y.ndim == 2 and y.shape[1] != 1
+    return y.ndim > 1 and y.shape[1:] != (1,)
 
 
 def indicator(y):
@@ -203,9 +212,9 @@ def indicator(y):
     shape = np.shape(y) if not sp.issparse(y) else y.shape
     if len(shape) != 2 or shape[1] < 2:
         raise ValueError(
-            f"y is a matrix of shape {shape}. For several labels a row it must be an "
-            "indicator of shape (n_samples, n_classes) with at least two columns, for "
-            "one label a row an array of shape (n_samples,)."
+            f"y has shape {shape}. For several labels a row it must be an indicator of "
+            "shape (n_samples, n_classes) with at least two columns, for one label a "
+            "row an array of shape (n_samples,)."
         )
     if not sp.issparse(y):
         y = np.asarray(y)
@@ -214,15 +223,18 @@ def indicator(y):
         y = y.tocsr(copy=y.format == "csr")
         y.sum_duplicates()
     values = y.data if sp.issparse(y) else y
-    if values.dtype.kind not in "biuf" or ((values != 0) & (values != 1)).any():
-        other = values[(values != 0) & (values != 1)][:3]
+    other = values.ravel()  # of strings and the like all values
+    if values.dtype.kind in "biuf":
+        other = values[(values != 0) & (values != 1)]
+    if other.size:
+        some = list(dict.fromkeys(other[:100].tolist()))[:3]
         raise ValueError(
-            f"y has shape {shape} and holds {other.tolist()}. A matrix y must be an "
-            "indicator of ones and zeros, where the columns are the labels; several "
+            f"y has shape {shape} and holds {some}. A matrix y must be an indicator of "
+            f"ones and zeros, where the columns are the labels: {_BINARIZE}. Several "
             "outputs of many values each need a classifier each, such as "
             "sklearn.multioutput.MultiOutputClassifier."
         )
-    Y = sp.csr_array(y)
+    Y = sp.csr_array(y if sp.issparse(y) else y != 0)  # SciPy lacks some dtypes
     if Y.data.size != np.count_nonzero(Y.data):
         Y = Y.copy()
         Y.eliminate_zeros()
@@ -268,7 +280,37 @@ def check_several(now, before):
         )
 
 
-def first_classes(y, classes):
+def check_grows(classes, several, old_classes, old_several):
+    """Refuse labels with which `fit` cannot add repetitions to a model."""
+    check_several(several, old_several)
+    if not np.array_equal(classes, old_classes):
+        raise ValueError(
+            "With warm_start=True y must hold the classes of the previous fit: "
+            f"{old_classes.size} then, {classes.size} now, or other labels. "
+            "Set warm_start=False to start anew."
+        )
+
+
+def targets_of_block(y, classes, known=None, several=None):
+    """All labels, sorted, and the `Targets` of a block of checked labels.
+
+    classes : the argument of `partial_fit`; an indicator tells them by its columns
+    known, several : the labels of earlier blocks, if there were any, and whether rows
+        have several
+    """
+    if classes is not None:
+        classes = sorted_classes(classes)
+    if known is None:
+        known, several = _first_classes(y, classes), sp.issparse(y)
+    elif classes is not None and not np.array_equal(classes, known):
+        raise ValueError(
+            f"classes has {classes.size} classes that are not the {known.size} of the "
+            "first call."
+        )
+    return known, targets_as(y, known, several)
+
+
+def _first_classes(y, classes):
     """The labels of a first block, sorted; those of an indicator are its columns."""
     if not sp.issparse(y):
         if classes is None:
@@ -284,15 +326,16 @@ def first_classes(y, classes):
 
 
 def format_of(y):
-    """What `predict` gives: a type of sparse matrices or None, and a dtype, or None.
+    """What `predict` gives, by name: a type of arrays or matrices, and a dtype.
 
-    None in place of both where rows have one label.
+    None where rows have one label.  Objects become integers: metrics refuse objects.
     """
     if not is_indicator(y):
         return None
     if not sp.issparse(y):
-        return None, np.asarray(y).dtype
-    return (sp.csr_matrix if sp.isspmatrix(y) else sp.csr_array), y.dtype
+        dtype = np.asarray(y).dtype
+        return "ndarray", (np.dtype(int) if dtype.kind == "O" else dtype).str
+    return ("csr_matrix" if sp.isspmatrix(y) else "csr_array"), y.dtype.str
 
 
 def sorted_classes(classes):
@@ -348,8 +391,13 @@ def find_labels(y, classes):
     return np.array([places.get(label, -1) for label in y.tolist()], dtype=np.int64)
 
 
-def check_class_weight(class_weight):
-    """Refuse weights of a dictionary that are no weights."""
+def check_class_weight(class_weight, in_blocks=False):
+    """Refuse weights that are none, and in blocks what needs all rows at once."""
+    if in_blocks and class_weight == "balanced":
+        raise ValueError(
+            "class_weight='balanced' is not known block by block. Pass a dict, or "
+            "sample_weight."
+        )
     if not isinstance(class_weight, dict):
         return
     for label, weight in class_weight.items():

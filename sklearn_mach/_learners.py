@@ -16,10 +16,20 @@ def learner_of(parameters):
     return SoftmaxLearner(parameters) if is_built_in else EstimatorLearner(parameters)
 
 
-def checked_learner(parameters):
+def has_partial_fit(parameters):
+    """True; an error if the base estimator has none, as `available_if` wants."""
+    if learner_of(parameters).has_partial_fit():
+        return True
+    raise AttributeError(
+        "partial_fit needs a base estimator that has it; "
+        f"{parameters.estimator!r} has not."
+    )
+
+
+def checked_learner(parameters, in_blocks=False):
     """The learner; refuses what the constraints of single parameters cannot."""
     resolve_device(parameters.device)
-    check_class_weight(parameters.class_weight)
+    check_class_weight(parameters.class_weight, in_blocks)
     learner = learner_of(parameters)
     learner.check()
     return learner

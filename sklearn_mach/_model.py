@@ -22,6 +22,7 @@ from ._calibration import (
     summarize,
 )
 from ._decoding import DECODERS, decode_scores, decode_topk, prepare, rank_of
+from ._lanes import ROWS
 from ._memory import format_bytes, free_memory
 from ._stages import decode_stages
 
@@ -29,6 +30,7 @@ _CHUNK_BYTES = 1 << 26  # bucket scores made at a time, for all threads together
 _CALIBRATION_SCORES = 20_000_000  # of classes, that the calibration may look at
 _CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
 _COPIED_BYTES = 1 << 24  # of rows of a dense X, copied at a time to be looked at
+_FEW_SCORES = 1 << 18  # of several classes a row, made log odds at a time
 _N_LIKELY = 16  # classes among which those that are likely are looked for first
 _N_BEST = 10  # classes of a row among which it ranks the true one
 
@@ -59,7 +61,8 @@ class Model:
     chance : float, that another class shares the bucket of a class
     tau : float, the logit adjustment
     offset : float32 array of shape (K,), added to "log_mean" for it, or None
-    scalars : float array of shape (3,), of the probabilities, or None
+    scalars : float array of shape (3,), of several classes (4,), of the probabilities,
+        or None
     several : bool, whether a row may have several classes: scores are then log odds
     """
 
@@ -277,14 +280,17 @@ class Model:
             scalars = np.log(digits(self.n_classes, self.n_buckets)), 0.0, 0.0
 
         def score(X, rows):
-            scores = scorer.bucket_scores(X, *scale)
-            decode_scores(scores, self.table, out=out[rows], **options)
-            if self.several:
-                self._finished(out[rows], how)
+            scores, part = scorer.bucket_scores(X, *scale), out[rows]
+            if not self.several:
+                decode_scores(scores, self.table, out=part, **options)
                 if proba:
-                    expit(out[rows], out=out[rows])
-            elif proba:
-                DECODERS[how.decoder].to_proba(out[rows], scalars, self.chance)
+                    DECODERS[how.decoder].to_proba(part, scalars, self.chance)
+                return
+            # in float32 as `likely` has them, and so few that they take little memory
+            for few in gen_batches(len(part), max(_FEW_SCORES // self.n_classes, ROWS)):
+                odds = decode_scores(scores[few], self.table, **options)
+                odds = self._finished(odds, how)
+                part[few] = expit(odds, dtype=np.float64) if proba else odds
 
         self._map_chunks(score, X, how.n_threads)
         return out

@@ -105,7 +105,7 @@ def bad(X, y, what):
         ("dates", r"X holds dates .* dtype datetime64\[D\]. Convert them to numbers"),
         ("durations in a frame", "X holds dates or durations, of dtype timedelta64"),
         ("strings in a frame", "X holds strings .*'red'.*OneHotEncoder"),
-        ("multi-output", "y should be a 1d array"),
+        ("multi-output", r"y has shape \(60, 2\) and holds .* must be an indicator"),
         ("NaN label", "Input y contains NaN"),
         ("infinite label", "Input y contains infinity"),
         ("None label", "y .*missing values"),
