@@ -20,6 +20,7 @@ from sklearn_mach._hashing import (
     sketch_bytes,
     sketch_classes,
 )
+from sklearn_mach._targets import Targets
 
 PRIME = 2**61 - 1
 FAMILIES = ["balanced", "clustered", "universal"]
@@ -296,9 +297,10 @@ def test_clustering_takes_no_more_memory_than_is_said(monkeypatch, n_jobs):
     y = np.arange(n_classes, dtype=np.int32)
     X = sp.csr_matrix((rng.random(n_classes), (y, y % 50)), shape=(n_classes, 50))
     weight = np.ones(n_classes, np.float32)
-    sketch_classes(X, y, weight, n_classes, 0)  # compiles
+    targets = Targets.of(y)
+    sketch_classes(X, targets, weight, n_classes, 0)  # compiles
     given = n_classes, 64, range(8), "clustered", None
-    sketch = partial(sketch_classes, X, y, weight, n_classes)
+    sketch = partial(sketch_classes, X, targets, weight, n_classes)
     peak = peak_of(draw_table, *given, sketch, n_jobs=n_jobs)[1]
     assert peak < sketch_bytes(n_classes)
 
@@ -334,9 +336,10 @@ def test_sketches_keep_the_angles_between_the_mean_rows_of_classes():
     length = np.linalg.norm(means, axis=1, keepdims=True)
     cosines = means @ means.T / np.maximum(length * length.T, 1e-30)
     found = []
+    targets = Targets.of(y)
     for seed in range(200):
-        dense = sketch_classes(X, y, weight, 6, seed)
-        sparse = sketch_classes(sp.csr_matrix(X), y, weight, 6, seed)
+        dense = sketch_classes(X, targets, weight, 6, seed)
+        sparse = sketch_classes(sp.csr_matrix(X), targets, weight, 6, seed)
         # Sums of float32 in another order.
         np.testing.assert_allclose(sparse, dense, atol=1e-5)
         assert (dense[4] == 0).all()
@@ -354,8 +357,9 @@ def test_weights_times_a_power_of_two_change_no_sketch(form, exponent):
     rng = np.random.default_rng(0)
     X, y = form(rng.standard_normal((60, 30))), np.arange(60) % 6
     weight = rng.uniform(0.1, 5, 60)
-    expected = sketch_classes(X, y, weight, 6, 0)
-    found = sketch_classes(X, y, weight * 2.0**exponent, 6, 0)
+    targets = Targets.of(y)
+    expected = sketch_classes(X, targets, weight, 6, 0)
+    found = sketch_classes(X, targets, weight * 2.0**exponent, 6, 0)
     np.testing.assert_array_equal(found, expected)
 
 

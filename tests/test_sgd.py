@@ -24,7 +24,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn_mach import MACHClassifier, _int16, _sgd, _steps, _training
 from sklearn_mach._compat import njit
 from sklearn_mach._losses import Softmax
-from sklearn_mach._rows import Targets
+from sklearn_mach._targets import Targets
 
 
 @njit
@@ -185,7 +185,7 @@ def train_several(X, lists, table, n_epochs, n_columns=0, **parameters):
     targets = Targets(starts, np.concatenate(lists).astype(np.int32))
     options = learner(table, max_iter=n_epochs, **parameters).get_params(deep=False)
     settings, _ = _steps.make_settings(
-        X, None, None, options, order_seed(), n_columns=n_columns
+        X, targets, None, options, order_seed(), n_columns=n_columns
     )
     assert (settings.unit is None) == (n_columns == 0)
     if parameters.get("learning_rate") == "auto":
@@ -262,8 +262,8 @@ def test_a_pass_ends_where_another_thread_halts_it(storage):
     losses, halt = np.zeros(1), np.zeros(1, np.bool_)
     slowing = np.zeros((2, n_features + 1), np.float32)
     given = _sgd.Pass(
-        order, Softmax(), *targets, table, weight, step, gain, *slowing, np.zeros(2),
-        rate, np.float32(1), 0, W, b, losses, halt
+        order, Softmax(), *targets[:2], table, weight, step, gain, *slowing,
+        np.zeros(2), rate, np.float32(1), 0, W, b, losses, halt
     )  # fmt: skip
     halting = threading.Timer(0.05, lambda: halt.fill(True))
     halting.start()
@@ -367,18 +367,19 @@ def test_features_without_values_keep_weights_of_zero(sixteen_bits):
 
 def test_a_repetition_that_has_stopped_keeps_its_16_bits(sixteen_bits):
     X, y, _, table = problem()
-    X, y, table = sp.csr_matrix(X), y.astype(np.int32), table.astype(np.uint8)
+    X, table = sp.csr_matrix(X), table.astype(np.uint8)
+    targets = Targets.of(y.astype(np.int32))
     options = learner(table, learning_rate="auto").get_params(deep=False)
     options["batch_size"] = 1
     options["max_iter"] = 3
-    settings, _ = _steps.make_settings(X, y, None, options, 0, n_columns=9)
+    settings, _ = _steps.make_settings(X, targets, None, options, 0, n_columns=9)
     assert settings.unit is not None
 
     def weights(rate):
         W, b = np.zeros((7, 9), np.float32), np.zeros(9, np.float32)
         columns = _training.Columns(W, b, 0, 9, True)
         now = settings._replace(rate=np.array(rate, np.float32))
-        _training.train(X, Targets.of(y), table, columns, now)
+        _training.train(X, targets, table, columns, now)
         _training.to_float(W, [np.arange(3)], 3, settings.unit)
         return W.reshape(7, 3, 3), b.reshape(3, 3)
 
@@ -394,8 +395,9 @@ def test_losses_of_16_bits_are_those_of_float32(sixteen_bits):
     y = rng.integers(0, 6, 400).astype(np.int32)
     share = np.where(rng.random((6, 30)) < 0.3, 0.5, 0.1)  # of the rows of a class
     X = sp.csr_matrix((rng.random((400, 30)) < share[y]).astype(np.float32))
+    targets = Targets.of(y)
     options = MACHClassifier(max_iter=3).get_params(deep=False)
-    settings, _ = _steps.make_settings(X, y, None, options, 0, n_columns=1)
+    settings, _ = _steps.make_settings(X, targets, None, options, 0, n_columns=1)
     assert settings.unit is not None
     factors = 2.0 ** np.arange(-2, 3)  # with 8, rounding errors grow
     settings = settings._replace(tol=None)
@@ -407,7 +409,7 @@ def test_losses_of_16_bits_are_those_of_float32(sixteen_bits):
             W, b = np.zeros((30, 6), np.float32), np.zeros(6, np.float32)
             columns = _training.Columns(W, b, 0, 6, True)
             now = settings._replace(unit=unit).scaled(factor)
-            trained = _training.train(X, Targets.of(y), table, columns, now)
+            trained = _training.train(X, targets, table, columns, now)
             losses[-1] += trained[2].tolist()
     # Steps are rounded by at most 1/256 of the longest, at random: losses hardly move.
     assert_allclose(losses[0], losses[1], rtol=0.005)

@@ -18,6 +18,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 
 from sklearn_mach import MACHClassifier, _steps
 from sklearn_mach._rows import rows_of
+from sklearn_mach._targets import Targets
 from sklearn_mach.datasets import make_many_classes
 
 
@@ -49,9 +50,10 @@ def test_gains_are_in_proportion_to_the_idf_of_scikit_learn():
 
 @pytest.mark.parametrize("options", [{"learning_rate": 0.3}, {"alpha": 0.01}])
 def test_a_given_step_and_a_penalty_are_the_same_for_all_features(options):
-    X = sp.csr_matrix(problem()[0])
+    X, y, _, _ = problem()
+    X, targets = sp.csr_matrix(X), Targets.of(y)
     options = MACHClassifier(**options).get_params(deep=False)
-    settings, _ = _steps.make_settings(X, None, None, options | {"max_iter": 2}, 0)
+    settings, _ = _steps.make_settings(X, targets, None, options | {"max_iter": 2}, 0)
     assert (settings.gain == 1).all()
     assert not settings.past.any() and not settings.slow.any()
 
@@ -118,7 +120,8 @@ def test_a_row_is_visited_once_for_every_two_of_its_weight_begun():
     weight = pareto(200)
     weight[[5, 50]] = 0
     options = many_buckets(learning_rate=0.1).get_params(deep=False)
-    settings, _ = _steps.make_settings(sp.csr_matrix(X), y, weight, options, 0)
+    rows = sp.csr_matrix(X), Targets.of(y), weight
+    settings, _ = _steps.make_settings(*rows, options, 0)
     relative = weight / weight[weight > 0].mean()
     assert relative.max() > 10
     visits = np.bincount(settings.visited(settings.train), minlength=200)
@@ -219,7 +222,7 @@ def test_no_class_loses_its_last_row_to_those_set_aside(seed):
     y = rng.integers(0, rng.integers(1, 60), rng.integers(1, 100))
     rows = np.flatnonzero(rng.random(y.size) < 0.9)
     n_held = int(rng.integers(1, 50))
-    train, held = _steps.set_aside(rows, y, n_held, seed)
+    train, held = _steps.set_aside(rows, Targets.of(y), n_held, seed)
     assert_array_equal(np.sort(np.append(train, held)), rows)
     assert set(y[train]) == set(y[rows])
     assert held.size == min(n_held, rows.size - len(set(y[rows])))
@@ -263,7 +266,7 @@ def test_steps_of_a_batch_of_equal_dense_rows_are_divided_among_them():
     X, y = np.ones((512, 4)), np.arange(512) % 3
     options = MACHClassifier(batch_size=64, max_iter=1).get_params(deep=False)
     dense, sparse = (
-        _steps.make_settings(rows, y, None, options, 0)[0].step
+        _steps.make_settings(rows, Targets.of(y), None, options, 0)[0].step
         for rows in (X, sp.csr_array(X))
     )
     assert_allclose(64 * dense, sparse, rtol=1e-6)

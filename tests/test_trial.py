@@ -7,6 +7,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from sklearn_mach import MACHClassifier, _steps, _trial
+from sklearn_mach._targets import Targets
 from sklearn_mach.datasets import make_many_classes
 
 
@@ -16,11 +17,11 @@ def trial():
 
     def factor(X, y, n_buckets=8, n_columns=256, **options):
         options = MACHClassifier(max_iter=1, **options).get_params(deep=False)
-        y = y.astype(np.int32)
-        settings, _ = _steps.make_settings(X, y, None, options, 0)
+        targets = Targets.of(y.astype(np.int32))
+        settings, _ = _steps.make_settings(X, targets, None, options, 0)
         column = np.random.default_rng(3).integers(0, n_buckets, y.max() + 1)
         column = column.astype(np.uint8)
-        return _trial.probe_step(X, y, column, n_buckets, settings, n_columns)
+        return _trial.probe_step(X, targets, column, n_buckets, settings, n_columns)
 
     return factor
 
@@ -41,7 +42,7 @@ def test_trial_takes_smaller_steps_where_labels_are_noise(trial):
 def test_trial_is_not_judged_by_the_rows_it_trains_on(trial, monkeypatch, sparse):
     n = 1_100
     X = sp.eye_array(n, format="csr")  # every row has a column of its own
-    train, bucket_proba = _trial.train, _trial.bucket_proba
+    train, logits = _trial.train, _trial.logits
     trained, judged = set(), set()
 
     def spy_on_training(X, targets, table, columns, settings, *args):
@@ -50,10 +51,10 @@ def test_trial_is_not_judged_by_the_rows_it_trains_on(trial, monkeypatch, sparse
 
     def spy_on_judging(X, *args):
         judged.update(X.nonzero()[1].tolist())
-        return bucket_proba(X, *args)
+        return logits(X, *args)
 
     monkeypatch.setattr(_trial, "train", spy_on_training)
-    monkeypatch.setattr(_trial, "bucket_proba", spy_on_judging)
+    monkeypatch.setattr(_trial, "logits", spy_on_judging)
     assert trial(X if sparse else X.toarray(), np.arange(n) % 8) is not None
     assert len(trained) == 880 and len(judged) == 220
     assert not trained & judged
@@ -75,7 +76,7 @@ def test_trial_compares_losses_at_the_best_temperature(
         note_rates.codes = targets.classes, settings.held, table
         return train(X, targets, table, columns, settings, *args)
 
-    def made_up(X, W, b, n_buckets, log):
+    def made_up(X, W, b):
         y, held, table = note_rates.codes
         codes = table[y[held], 0].astype(int)
         own = np.eye(8)[codes]
@@ -89,10 +90,10 @@ def test_trial_compares_losses_at_the_best_temperature(
                 lambda s, z=z: loss_at(s, z, codes), [0.0], method="Nelder-Mead"
             )
             raw[power], scaled[power] = loss_at([0.0], z, codes), best.fun
-        return np.stack(out, axis=1).astype(np.float32)
+        return np.concatenate(out, axis=1).astype(np.float32)
 
     monkeypatch.setattr(_trial, "train", note_rates)
-    monkeypatch.setattr(_trial, "bucket_proba", made_up)
+    monkeypatch.setattr(_trial, "logits", made_up)
     found = trial(X, y)
     assert min(scaled, key=scaled.get) == winner != min(raw, key=raw.get)
     assert abs(np.log2(found) - winner) <= 0.5

@@ -20,7 +20,7 @@ def linear(request):
     rng = np.random.default_rng(0)
     W, b = rng.standard_normal((D, R * B)), rng.standard_normal(R * B)
     given = W.astype(np.float32), b.astype(np.float32)
-    scorer = Linear.of(*(array.copy() for array in given), B, request.param)
+    scorer = Linear.of(*(array.copy() for array in given), B, storage=request.param)
     weights, intercepts = scorer.storage.dense()
     error = np.abs(weights - given[0]).max(axis=1) / np.abs(given[0]).max(axis=1)
     assert error.max() <= ROUNDING[request.param]
