@@ -36,7 +36,7 @@ from sklearn.preprocessing import normalize
 from sklearn_mach import MACHClassifier, _backends, _cuda, _hashing, _steps
 from sklearn_mach._losses import Sigmoid
 from sklearn_mach._memory import free_memory
-from sklearn_mach._rows import Targets
+from sklearn_mach._targets import Targets
 from sklearn_mach.datasets import load_python_tokens, make_many_classes
 
 LIMIT, PART_LIMIT = 580, 240  # seconds for all parts together, and for one
@@ -236,7 +236,7 @@ def odp_learner(gpu, sizes, X, y):
     cupy, (n, d, K) = gpu.kernels.cupy, sizes["train"]
     R, B = sizes["R"], sizes["B"]
     table = _hashing.draw_table(K, B, range(R))
-    settings, _ = _steps.make_settings(X, y, None, OPTIONS, 0)
+    settings, _ = _steps.make_settings(X, Targets.of(y), None, OPTIONS, 0)
     rows = X, Targets.of(y), table
     on_gpu = _backends.backend("cuda:0").train_all
 
@@ -307,7 +307,7 @@ def labels(gpu, sizes):
     several = np.column_stack([y, others[y]]).astype(np.int32)
     targets = Targets(np.arange(n + 1) * m, several.ravel())
     table = _hashing.draw_table(K, B, range(R))
-    settings, _ = _steps.make_settings(X, y, None, OPTIONS, 0)
+    settings, _ = _steps.make_settings(X, Targets.of(y), None, OPTIONS, 0)
     on_gpu = _backends.backend("cuda:0").train_all
     row = np.arange(n)[:, None, None]
     places = np.unique((row * R + np.arange(R)) * B + table[several])
@@ -358,10 +358,12 @@ def dense(gpu, sizes):
     y = rng.integers(0, K, n).astype(np.int32)
     table = _hashing.draw_table(K, B, range(R))
     options = OPTIONS | {"max_iter": 1}
-    settings, _ = _steps.make_settings(block, y[: len(block)], None, options, 0)
+    targets = Targets.of(y)
+    rows = block, targets.take(slice(len(block)))
+    settings, _ = _steps.make_settings(*rows, None, options, 0)
     ones = np.ones(n, np.float32)
     W, b = np.zeros((d, R * B), np.float32), np.zeros(R * B, np.float32)
-    shape, targets = (X.shape, None, K, R, B, settings.batch_size), Targets.of(y)
+    shape = X.shape, None, K, R, B, settings.batch_size
     at_a_time = _cuda.plan_training(gpu.kernels.free_memory(0), *shape)[0]
     plan = (0, at_a_time, False)  # streamed, even where X would fit
 
