@@ -351,6 +351,26 @@ def test_sketches_keep_the_angles_between_the_mean_rows_of_classes():
     np.testing.assert_allclose(np.mean(found, axis=0), cosines, rtol=0, atol=0.04)
 
 
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+def test_rows_of_several_classes_are_added_to_the_sketch_of_each(form):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((5_000, 12)) * (rng.random((5_000, 12)) < 0.4)
+    Y = rng.random((5_000, 9)) < 0.15
+    Y[:, 4] = False  # a class of no row
+    weight = rng.uniform(0.5, 2, 5_000).astype(np.float32)
+    assert Y.sum(axis=1).min() == 0 and Y.sum(axis=1).max() > 3
+    targets = Targets.of_indicator(sp.csr_array(Y))
+    found = sketch_classes(form(X), targets, weight, 9, 7)
+    row, classes = np.nonzero(Y)  # a row for each of its classes
+    pairs = form(X[row]), Targets.of(classes.astype(np.int32)), weight[row]
+    expected = sketch_classes(*pairs, 9, 7)
+    # Sums of float32 in the same order; those of products by blocks of rows.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+    assert not found[4].any()
+    length = np.linalg.norm(np.delete(found, 4, axis=0), axis=1)
+    np.testing.assert_allclose(length, 1, rtol=1e-5)
+
+
 @pytest.mark.parametrize("exponent", [-900, -140, 1, 130, 1000])
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
 def test_weights_times_a_power_of_two_change_no_sketch(form, exponent):

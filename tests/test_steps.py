@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import reference
 import scipy.sparse as sp
 from learners import (
     SEED,
@@ -226,6 +227,42 @@ def test_no_class_loses_its_last_row_to_those_set_aside(seed):
     assert_array_equal(np.sort(np.append(train, held)), rows)
     assert set(y[train]) == set(y[rows])
     assert held.size == min(n_held, rows.size - len(set(y[rows])))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_class_of_several_loses_its_last_row_to_those_set_aside(seed):
+    rng = np.random.default_rng(seed)
+    n, K = rng.integers(1, 100), rng.integers(1, 30)
+    Y = rng.random((n, K)) < rng.choice([0.02, 0.1, 0.5])
+    rows = np.flatnonzero(rng.random(n) < 0.9).astype(np.int32)
+    n_held = int(rng.integers(1, 60))
+    targets = Targets.of_indicator(sp.csr_array(Y))
+    train, held = _steps.set_aside(rows, targets, n_held, seed)
+    assert_array_equal(np.sort(np.append(train, held)), rows)
+    assert train.dtype == held.dtype == np.int32
+    assert_array_equal(Y[train].any(axis=0), Y[rows].any(axis=0))
+    # Of each class one row stays, and no other need.
+    assert min(n_held, rows.size - Y[rows].any(axis=0).sum()) <= held.size <= n_held
+    if held.size < n_held:  # any other row is the last of a class in the order
+        last = {np.flatnonzero(Y[train, k])[-1] for k in range(K) if Y[train, k].any()}
+        assert last == set(range(train.size))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("several", [False, True])
+def test_several_classes_a_row_ask_for_sigmoids_and_squared_gains(sparse, several):
+    X, y, _, _ = problem(n=60)
+    X = sp.csr_matrix(X) if sparse else X
+    targets = Targets.of(y.astype(np.int32))._replace(several=several)
+    options = MACHClassifier(max_iter=2).get_params(deep=False)
+    settings, _ = _steps.make_settings(X, targets, None, options, 0, n_columns=9)
+    assert settings.loss.link == ("sigmoid" if several else "softmax")
+    assert settings.starts == (not sparse and not several)
+    assert (settings.metric is None) == sparse
+    gain = np.ones(7)
+    if sparse:  # dense rows have a metric in their place
+        gain = reference.feature_gains(X.toarray(), np.ones(60), 2 if several else 1)
+    assert_allclose(settings.gain, gain, rtol=1e-6)
 
 
 def test_early_stopping_without_rows_to_spare_is_refused():
