@@ -152,7 +152,8 @@ def _sigmoid_gradient(
         for q in range(n_buckets):
             x = zr[q] * scale + br[q]
             e = _exp(-abs(x))
-            total += (x if x > zero else zero) + _log1p(e)
+            # not zero: an overflow should show in the loss
+            total += (x if x > zero else x * zero) + _log1p(e)
             lesser = e / (one + e)
             zr[q] = -lesser if x > zero else lesser
         losses[r] += weight * total
