@@ -169,6 +169,29 @@ def test_blocks_are_learned_as_well_as_all_rows_together(first):
     assert model.score(X[n:], y[n:]) > whole.score(X[n:], y[n:]) - 0.01
 
 
+@pytest.mark.usefixtures("two_blas_threads")
+@needs_compilation
+@pytest.mark.parametrize("kind", ["float32", "16 bits", "dense"])
+def test_fits_of_several_labels_do_not_depend_on_n_jobs(kind, request):
+    if kind == "16 bits":
+        request.getfixturevalue("sixteen_bits")
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((1_500, 40)) * (rng.random((1_500, 40)) < 0.3)
+    Y = (X[:, :30] > 0.8) | (rng.random((1_500, 30)) < 0.01)
+    X = X if kind == "dense" else sp.csr_matrix(X)
+    fitted = []
+    for n_jobs in (1, 2, 3):
+        model = MACHClassifier(
+            n_repetitions=5, n_buckets=16, max_iter=2, n_jobs=n_jobs, random_state=0
+        )
+        model.fit(X, Y.astype(int))
+        arrays = model.bucket_table_, model.coef_, model.intercept_
+        fitted.append((*arrays, model._fitted.memory.factor))
+    for other in fitted[1:]:
+        for one, another in zip(fitted[0], other, strict=True):
+            assert_array_equal(one, another)
+
+
 @pytest.mark.parametrize("kind", ["float32", "16 bits", "dense", "penalty"])
 def test_training_goes_on_from_a_state_with_the_same_bits(kind, request):
     if kind == "16 bits":
