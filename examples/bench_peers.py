@@ -340,19 +340,17 @@ def quality(best, Y, Y_test):
 
 def quality_several(best, Y, Y_test):
     """Figures of the best five labels of test rows, several labels a row."""
-    rows = np.arange(best.shape[0])
-    hits = Y_test[rows[:, None], best].toarray() * (best >= 0)
-    counts = np.bincount(Y.indices, minlength=Y.shape[1])
-    A, B = 0.55, 1.5
-    C = (np.log(Y.shape[0]) - 1) * (B + 1) ** A
-    weights = 1 + C * (counts + B) ** -A  # inverse propensities
-    gained = hits * weights[best]
-    # The best order of a row's own labels: the sum of its first k is what one can gain.
-    own, rows = weights[Y_test.indices], np.repeat(rows, np.diff(Y_test.indptr))
-    own = own[np.lexsort((-own, rows))]
-    place = np.arange(own.size) - Y_test.indptr[rows]
-    return {f"P@{k}": hits[:, :k].mean() for k in AT} | {
-        f"PSP@{k}": gained[:, :k].sum() / own[place < k].sum() for k in AT
+    from sklearn_mach.metrics import (
+        inverse_propensities,
+        precision_at_k,
+        propensity_scored_precision_at_k,
+    )
+
+    weights = inverse_propensities(Y)
+    precision = {f"P@{k}": precision_at_k(Y_test, best, k) for k in AT}
+    return precision | {
+        f"PSP@{k}": propensity_scored_precision_at_k(Y_test, best, weights, k)
+        for k in AT
     }
 
 

@@ -67,6 +67,8 @@ class MACHClassifier(
         A classifier with `predict_proba` or `decision_function`, cloned once for each
         repetition and fitted on bucket numbers.  None is the built-in learner: softmax
         regression by stochastic gradient descent, all repetitions trained together.
+        With several labels a row a classifier whose tags say `multi_label` learns all
+        buckets at once; any other is cloned for each bucket, in lists of `estimators_`.
 
     n_repetitions : int or "auto", default="auto"
         The number R of repetitions.  "auto" takes as many as make R B about 1024, but

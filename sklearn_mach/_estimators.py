@@ -1,9 +1,18 @@
-"""Any scikit-learn classifier as the learner: a clone for each repetition."""
+"""Any scikit-learn classifier as the learner: a clone for each repetition.
+
+Where a row may have several labels, a repetition learns an indicator of buckets, of
+shape (n_samples, B): a row has the buckets of all its labels.  A classifier whose tags
+say `multi_label` learns it at once.  Of any other a repetition is a list of B clones,
+one for each bucket.  The meta-estimators of scikit-learn do not serve here.
+`OneVsRestClassifier` warns of buckets without a row, which are usual, and takes weights
+by metadata routing only.  `MultiOutputClassifier` fits no bucket without a row, and has
+no `decision_function`.
+"""
 
 import pickle
 from contextlib import nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import numpy as np
@@ -32,7 +41,9 @@ _SMOOTHING = 1e-3
 class Estimators:
     """A scorer of buckets: fitted classifiers, one for each repetition.
 
-    estimators : list of classifiers, whose classes are bucket numbers
+    estimators : list of classifiers, whose classes are bucket numbers; with several
+        labels they know an indicator of buckets, or are lists of one for each bucket
+    several : bool, whether a row may have several labels
     """
 
     made_by = "base classifiers"
@@ -43,13 +54,14 @@ class Estimators:
 
     estimators: list
     n_buckets: int
+    several: bool = False
 
     @property
     def n_bytes(self):
         return len(pickle.dumps(self.estimators))
 
     def state(self):
-        """What is pickled, by name."""
+        """What is pickled, by name; that of `several` is the model's."""
         return {"estimators_": self.estimators}
 
     @classmethod
@@ -57,7 +69,8 @@ class Estimators:
         """The scorer of which `state` is taken out of a larger one, or None."""
         if "estimators_" not in state:
             return None
-        return cls(state.pop("estimators_"), n_buckets)
+        several = bool(state.get("_several"))  # older versions had one label a row
+        return cls(state.pop("estimators_"), n_buckets, several)
 
     def on(self, device, table):
         """The scorer itself: estimators know no device."""
@@ -67,7 +80,12 @@ class Estimators:
         """(Log) probabilities of the buckets, divided: float32 (n_samples, R, B)."""
         out = np.zeros((X.shape[0], len(self.estimators), self.n_buckets), np.float32)
         for r, estimator in enumerate(self.estimators):
-            out[:, r, estimator.classes_] = _bucket_proba(estimator, X, r)
+            where = f"repetition {r}"
+            with np.errstate(divide="ignore"):  # naive Bayes has priors of zero
+                if self.several:
+                    out[:, r] = _marginals(estimator, X, self.n_buckets, where)
+                else:
+                    out[:, r, estimator.classes_] = _bucket_proba(estimator, X, where)
         out *= 1 - _SMOOTHING
         out += _SMOOTHING / self.n_buckets
         if log:
@@ -82,17 +100,17 @@ class Estimators:
     def select(self, repetitions):
         """The scorer of some repetitions, in this order."""
         chosen = np.arange(len(self.estimators))[repetitions]
-        return Estimators([self.estimators[r] for r in chosen], self.n_buckets)
+        return replace(self, estimators=[self.estimators[r] for r in chosen])
 
     @classmethod
     def concatenate(cls, scorers):
         """The repetitions of all, in this order."""
         estimators = [e for scorer in scorers for e in scorer.estimators]
-        return cls(estimators, scorers[0].n_buckets)
+        return replace(scorers[0], estimators=estimators)
 
 
 class EstimatorLearner:
-    """Fits clones of the parameter `estimator` on bucket numbers.
+    """Fits clones of the parameter `estimator` on the buckets of the rows.
 
     parameters : with the parameters of MACHClassifier as attributes
     """
@@ -197,10 +215,9 @@ class EstimatorLearner:
         """
         estimators = [] if scorer is None else list(scorer.estimators)
         if method == "fit" or scorer is None:
+            n_clones = self._n_clones(targets.several, plan.n_buckets)
             for seed in plan.seeds[plan.n_old :]:
-                estimator = clone(self.estimator)
-                _set_random_states(estimator, check_random_state(int(seed)))
-                estimators.append(estimator)
+                estimators.append(_clones(self.estimator, seed, n_clones))
         first = plan.n_old if method == "fit" else 0
         n_jobs = self.parameters.n_jobs
         many = effective_n_jobs(n_jobs) > 1
@@ -210,36 +227,132 @@ class EstimatorLearner:
                     estimators[r],
                     method,
                     X,
-                    targets.classes,
+                    targets,
                     plan.table[:, r],
+                    plan.n_buckets,
                     params,
                     task("repetition", r),
                 )
                 for r in range(first, plan.n_repetitions)
             )
-        n_iter = max(int(np.max(getattr(e, "n_iter_", 1))) for e in estimators)
-        return Trained(Estimators(estimators, plan.n_buckets), n_iter)
+        scorer = Estimators(estimators, plan.n_buckets, targets.several)
+        return Trained(scorer, max(map(_n_iter, estimators)))
+
+    def _n_clones(self, several, n_buckets):
+        """Clones of a repetition, or None where it is one that is no list."""
+        tags = get_tags(self.estimator).classifier_tags
+        at_once = not several or (tags is not None and tags.multi_label)
+        return None if at_once else n_buckets
 
 
-def _fit_estimator(estimator, method, X, y, buckets, params, task):
-    """Fit a base classifier on the buckets (n_classes,) of the classes y."""
-    labels = buckets[y]
-    if (buckets == buckets[0]).all():  # most classifiers refuse a single class
+def _clones(estimator, seed, n_clones):
+    """A clone with a seed, or a list of some whose seeds all come of this one."""
+    random_state = check_random_state(int(seed))
+    clones = [clone(estimator) for _ in range(n_clones or 1)]
+    for each in clones:
+        _set_random_states(each, random_state)
+    return clones[0] if n_clones is None else clones
+
+
+def _n_iter(estimator):
+    """Epochs of a fitted classifier or list of them, 1 if it does not say."""
+    if isinstance(estimator, list):
+        return max(map(_n_iter, estimator))
+    n_iter = getattr(estimator, "n_iter_", None)
+    return 1 if n_iter is None else int(np.max(n_iter))
+
+
+def _fit_estimator(estimator, method, X, targets, buckets, n_buckets, params, task):
+    """Fit the classifier of a repetition on the buckets (n_classes,) of the classes."""
+    labels, classes = buckets[targets.classes], np.unique(buckets)
+    if targets.several:
+        # by columns: of 8 bits, as trees refuse sparse ones
+        Y = np.zeros((targets.n_rows, n_buckets), np.int8, order="F")
+        Y[targets.rows(), labels] = 1
+        labels, classes = Y, np.arange(n_buckets)
+    elif classes.size == 1:  # most classifiers refuse a single class
         estimator, params = DummyClassifier(strategy="prior"), {}
-    elif method == "partial_fit":
-        if not hasattr(estimator, "classes_"):
-            params = params | {"classes": np.unique(buckets)}
-        # A copy: if another one fails all stay as they are; and what a process was sent
-        # may be read-only.
-        return deepcopy(estimator).partial_fit(X, labels, **params)
+        method = "fit"
     with task.running(estimator):
+        if isinstance(estimator, list):
+            bits = zip(estimator, labels.T, strict=True)
+            return [_fit_bit(each, method, X, bit, params) for each, bit in bits]
+        if method == "partial_fit":
+            return _partial_fit(estimator, X, labels, classes, params)
         return estimator.fit(X, labels, **params)
 
 
-def _bucket_proba(estimator, X, r):
+def _fit_bit(estimator, method, X, y, params):
+    """Fit a classifier on whether rows have a bucket, y (n_samples,) of 0 and 1.
+
+    If all or none have it in `fit`, which most classifiers refuse, its place is kept
+    by one that says so until `partial_fit` brings others.
+    """
+    if method == "fit":
+        if y.min() < y.max():
+            return estimator.fit(X, y, **params)
+        constant = DummyClassifier(strategy="prior").fit(X, y)
+        constant.waiting_ = estimator
+        return constant
+    if hasattr(estimator, "waiting_"):
+        if (y == estimator.classes_[0]).all():
+            return estimator
+        estimator = estimator.waiting_
+    return _partial_fit(estimator, X, y, [0, 1], params)
+
+
+def _partial_fit(estimator, X, y, classes, params):
+    """A copy of the classifier that has seen the block."""
+    if not hasattr(estimator, "classes_"):
+        params = params | {"classes": classes}
+    # A copy: if another one fails all stay as they are; and what a process was sent may
+    # be read-only.
+    return deepcopy(estimator).partial_fit(X, y, **params)
+
+
+def _marginals(estimator, X, n_buckets, where):
+    """Probabilities (n, B) that a row has a bucket; `where` is for messages."""
+    n_samples = X.shape[0]
+    if isinstance(estimator, list):
+        classes = [each.classes_ for each in estimator]
+        proba = [
+            _bucket_proba(each, X, f"bucket {b} of {where}")
+            for b, each in enumerate(estimator)
+        ]
+        return _of_ones(proba, classes)
+    if hasattr(estimator, "predict_proba"):
+        method, proba = "predict_proba", estimator.predict_proba(X)
+    else:
+        method, proba = "decision_function", expit(estimator.decision_function(X))
+    expected = n_samples, n_buckets
+    if isinstance(proba, list):  # of arrays, one for each bucket
+        shape = [np.shape(each) for each in proba]
+        expected = [(n_samples, classes.size) for classes in estimator.classes_]
+    else:
+        shape = np.shape(proba)
+    if shape != expected:
+        raise ValueError(
+            f"{method} of {where}, {estimator!r}, has the shape {shape} for "
+            f"{n_samples} rows and an indicator of {n_buckets} buckets. An array "
+            f"({n_samples}, {n_buckets}) is needed, or a list of one array for each "
+            "bucket with a column for each of its classes_."
+        )
+    if isinstance(proba, list):
+        proba = _of_ones(proba, estimator.classes_)
+    _refuse_nan(proba, method, estimator, where)
+    return proba
+
+
+def _of_ones(proba, classes):
+    """Of arrays (n, len(classes)) the columns of class 1, zero where it is not seen."""
+    pairs = zip(proba, classes, strict=True)
+    return np.column_stack([p[:, seen == 1].sum(axis=1) for p, seen in pairs])
+
+
+def _bucket_proba(estimator, X, where):
     """Probabilities of the buckets the estimator has seen, (n, len(classes_)).
 
-    It is that of repetition r.
+    where : its repetition, for messages
     """
     if hasattr(estimator, "predict_proba"):
         method, proba = "predict_proba", estimator.predict_proba(X)
@@ -259,15 +372,20 @@ def _bucket_proba(estimator, X, r):
         method == "decision_function" and is_by_pair and n_buckets > 2
     ):
         raise ValueError(
-            f"{method} of repetition {r}, {estimator!r}, has the shape {shape} for "
+            f"{method} of {where}, {estimator!r}, has the shape {shape} for "
             f"{X.shape[0]} rows and {n_buckets} buckets. One score for each bucket is "
             "needed (for SVC, decision_function_shape='ovr')."
         )
+    _refuse_nan(proba, method, estimator, where)
+    return proba
+
+
+def _refuse_nan(proba, method, estimator, where):
+    """Refuse probabilities (n, B) that are NaN."""
     n_missing = np.count_nonzero(np.isnan(proba).any(axis=1))
     if n_missing:
         raise ValueError(
-            f"{method} of repetition {r}, {estimator!r}, gives NaN for {n_missing} of "
-            f"{X.shape[0]} rows. Scale X (StandardScaler or Normalizer), look for "
+            f"{method} of {where}, {estimator!r}, gives NaN for {n_missing} of "
+            f"{proba.shape[0]} rows. Scale X (StandardScaler or Normalizer), look for "
             "buckets with too few rows, or use another estimator."
         )
-    return proba

@@ -191,7 +191,7 @@ def propensity_scored_precision_at_k(Y, ranked, weights, k=5, sample_weight=None
     0.8
     """
     Y, columns, weight = _checked(Y, ranked, k, sample_weight)
-    weights = _checked_weights(weights, Y.shape[1])
+    weights = checked_weights(weights, Y.shape[1])
     own = sp.csr_array((weights[Y.indices], Y.indices, Y.indptr), shape=Y.shape)
     best = best_entries(own, k)
     gained = (are_labels(Y, columns) * weights[columns]).sum(axis=1)
@@ -328,7 +328,7 @@ class RankingScorer:
                 "inverse_propensities(Y_train)."
             )
         if self.weights is not None:
-            _checked_weights(self.weights)
+            checked_weights(self.weights)
 
     def __eq__(self, other):
         if not isinstance(other, RankingScorer):
@@ -378,6 +378,10 @@ class RankingScorer:
                 return best_columns(class_scores(estimator, X), k)
 
             columns = map_rows(best, X, Y, Y.shape[1])
+        return self._of_ranked(Y, columns, sample_weight)
+
+    def _of_ranked(self, Y, columns, sample_weight):
+        """The metric, of the best columns (n, k) of an indicator."""
         if self.metric == "psp":
             return propensity_scored_precision_at_k(
                 Y, columns, self.weights, self.k, sample_weight
@@ -441,7 +445,8 @@ def _checked_columns(ranked, k, n_labels):
     return ranked[:, :k]
 
 
-def _checked_weights(weights, n_labels=None):
+def checked_weights(weights, n_labels=None):
+    """Weights of labels as float64 (n_labels,); refuses bad ones."""
     weights = np.asarray(weights)
     if weights.ndim != 1 or weights.dtype.kind not in "iuf":
         raise ValueError(

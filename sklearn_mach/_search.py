@@ -18,12 +18,13 @@ from sklearn.utils.validation import check_is_fitted
 from . import theory
 from ._classifier import MACHClassifier
 from ._compat import HasMethods, Interval, StrOptions, _fit_context
-from ._inputs import check_rows
+from ._inputs import check_rows, targets_of
 from ._learners import learner_of
 from ._memory import format_bytes
 from ._planning import free_columns, least_repetitions
+from ._ranking import checked_weights
 from ._rows import rows_of
-from .metrics import TopKScorer, check_weight
+from .metrics import RankingScorer, TopKScorer, check_weight
 
 _SEEDS = np.iinfo(np.int32).max
 
@@ -77,9 +78,11 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         least half a row; an integer is the number of shuffled folds.  Neither is
         stratified by class, nor holds out rows of weight zero.
 
-    scoring : "accuracy" or TopKScorer, default="accuracy"
-        What is best: the accuracy, or the top-k accuracy,
-        :class:`~sklearn_mach.metrics.TopKScorer`.
+    scoring : "accuracy", TopKScorer or RankingScorer, default="accuracy"
+        What is best.  One label a row has the accuracy, or the top-k accuracy,
+        :class:`~sklearn_mach.metrics.TopKScorer`.  Of several labels a row "accuracy"
+        is how often the best label is one of the row's, precision at 1;
+        :class:`~sklearn_mach.metrics.RankingScorer` has more ranks and other metrics.
 
     refit : bool, default=True
         Whether to fit the best R and B to all rows.
@@ -102,7 +105,9 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         splits), and `fit_time`, the mean seconds in which the largest R of this B was
         fitted.
     classes_ : ndarray of shape (n_classes,)
-        The class labels, sorted.
+        The class labels, sorted; of several a row the column numbers of y.
+    multilabel_ : bool
+        Whether rows have several labels.
     n_features_in_ : int
         Number of features seen in `fit`.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -146,7 +151,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             HasMethods(["split"]),
             "array-like",
         ],
-        "scoring": [StrOptions({"accuracy"}), TopKScorer],
+        "scoring": [StrOptions({"accuracy"}), TopKScorer, RankingScorer],
         "refit": ["boolean"],
         "random_state": ["random_state"],
     }
@@ -188,7 +193,8 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             Training rows.
         y : array-like of shape (n_samples,)
-            Class labels.
+            Class labels; or of several labels a row an indicator, dense or sparse, of
+            shape (n_samples, n_classes).
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
 
@@ -199,8 +205,9 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If no candidate fits in `max_bytes` or tells all classes apart, or a split
-            of `cv` has no rows to fit or to hold out.
+            If no candidate fits in `max_bytes` or tells all classes apart, a split of
+            `cv` has no rows to fit or to hold out, or `scoring` is for rows with
+            another number of labels.
         """
         base = self._base()
         if not isinstance(base.hashing, str):
@@ -211,7 +218,10 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         learner = learner_of(base)
         rows, labels = check_rows(base, X, y, in_float32=learner.in_float32, reset=True)
         weight = check_weight(sample_weight, labels)
-        classes = np.unique(labels)
+        classes, targets = targets_of(labels)
+        score = scorer_of(self.scoring, targets.several)
+        if targets.several and score.weights is not None:
+            checked_weights(score.weights, classes.size)
         random_state = check_random_state(self.random_state)
         split_seed = int(random_state.randint(_SEEDS))
         if not isinstance(base.random_state, Integral):
@@ -219,8 +229,8 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             base.set_params(random_state=int(source.randint(_SEEDS)))
         splits = self._splits(rows, labels, weight, split_seed)
         parts = [
-            self._score_sizes(base, rows, labels, weight, splits, classes.size, *sizes)
-            for sizes in self._candidates(base, learner, rows, classes.size)
+            _score_sizes(base, score, rows, labels, weight, splits, classes.size, sizes)
+            for sizes in self._candidates(base, learner, rows, targets, classes.size)
         ]
         results = {
             name: np.concatenate([part[name] for part in parts]) for name in parts[0]
@@ -237,7 +247,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         self.best_params_ = params
         self.best_score_ = float(results["mean_test_score"][best])
         self.cv_results_ = results
-        self.classes_ = classes
+        self.classes_, self.multilabel_ = classes, targets.several
         self.n_features_in_ = base.n_features_in_
         self.__dict__.pop("feature_names_in_", None)
         if hasattr(base, "feature_names_in_"):
@@ -270,7 +280,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             splitter = ShuffleSplit(1, test_size=self.cv, random_state=seed)
         return [(used[train], used[test]) for train, test in splitter.split(used)]
 
-    def _candidates(self, base, learner, X, n_classes):
+    def _candidates(self, base, learner, X, targets, n_classes):
         """B, least R and largest R, for each B with which a model fits the budget."""
         n_buckets = np.asarray(self.n_buckets)
         is_list = n_buckets.dtype.kind in "iu" and n_buckets.ndim <= 1
@@ -290,6 +300,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 n_nonzeros=rows_of(X).n_values,
                 few=learner.few_features(X),
                 max_columns=free_columns(learner, X.shape[1]),
+                n_labels=targets.mean_classes,
             )
             least = least_repetitions(base, n_classes, B, largest)
             if least > largest:
@@ -308,35 +319,6 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             f"n_repetitions={self.n_repetitions} cannot tell {n_classes} classes apart "
             f"with any of n_buckets={n_buckets.tolist()}. Use more of either."
         )
-
-    def _score_sizes(
-        self, base, X, y, weight, splits, n_classes, n_buckets, least, largest
-    ):
-        """A part of `cv_results_`: all R of one B."""
-        model = clone(base).set_params(n_buckets=n_buckets, n_repetitions=largest)
-        k = 1 if self.scoring == "accuracy" else self.scoring.k
-        scores, n_bytes, seconds = [], [], []
-        for train, test in splits:
-            start = perf_counter()
-            fold_weight = None if weight is None else weight[train]
-            model.fit(X[train], y[train], fold_weight)
-            seconds.append(perf_counter() - start)
-            stages = model.staged_predict_topk(X[test], min(k, model.classes_.size))
-            hits = [(labels == y[test, None]).any(axis=1) for labels in stages]
-            held_weight = None if weight is None else weight[test]
-            scores.append(np.average(hits, axis=1, weights=held_weight))
-            sizes = n_classes, min(n_buckets, n_classes)
-            n_bytes.append(learner_of(model).stage_bytes(model, *sizes))
-        used = slice(least - 1, None)
-        n_repetitions = np.arange(1, largest + 1)[used]
-        return {
-            "n_buckets": np.full(n_repetitions.size, n_buckets),
-            "n_repetitions": n_repetitions,
-            "n_bytes": np.max(n_bytes, axis=0)[used],
-            "mean_test_score": np.mean(scores, axis=0)[used],
-            "std_test_score": np.std(scores, axis=0)[used],
-            "fit_time": np.full(n_repetitions.size, np.mean(seconds)),
-        }
 
     def _best(self, results):
         """Place of the best score in the budget; of equal ones the smallest model."""
@@ -369,7 +351,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
+        y : array-like of shape (n_samples,), or indicator of several labels
             True labels.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
@@ -379,9 +361,66 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
         score : float
         """
         check_is_fitted(self)
-        if self.scoring == "accuracy":
-            return self.best_estimator_.score(X, y, sample_weight)
-        return self.scoring(self.best_estimator_, X, y, sample_weight)
+        score = scorer_of(self.scoring, self.best_estimator_.multilabel_)
+        return score(self.best_estimator_, X, y, sample_weight)
+
+
+def scorer_of(scoring, several):
+    """The scorer of models with several labels a row, or with one each."""
+    if scoring == "accuracy":
+        return RankingScorer("precision", 1) if several else TopKScorer(1)
+    if not isinstance(scoring, TopKScorer | RankingScorer):
+        raise ValueError(
+            "scoring must be 'accuracy', a TopKScorer or a RankingScorer; got "
+            f"{scoring!r}."
+        )
+    if isinstance(scoring, RankingScorer) == several:
+        return scoring
+    if several:
+        raise ValueError(
+            f"scoring={scoring!r} is for one label a row, but y is an indicator of "
+            "several. Use RankingScorer of sklearn_mach.metrics, such as "
+            f"RankingScorer('precision', k={scoring.k})."
+        )
+    raise ValueError(
+        f"scoring={scoring!r} is for several labels a row, an indicator as y, but y "
+        f"has one label a row. Use TopKScorer(k={scoring.k}) of sklearn_mach.metrics."
+    )
+
+
+def stage_scores(score, model, X, y, weight):
+    """Scores of the first 1, 2, ..., R repetitions of a model, by `scorer_of`."""
+    stages = model.staged_predict_topk(X, min(score.k, model.classes_.size))
+    if isinstance(score, RankingScorer):
+        return [score._of_ranked(y, columns, weight) for columns in stages]
+    hits = [(labels == y[:, None]).any(axis=1) for labels in stages]
+    return np.average(hits, axis=1, weights=weight)
+
+
+def _score_sizes(base, score, X, y, weight, splits, n_classes, sizes):
+    """A part of `cv_results_`: all R of one B; sizes: B, least R and largest R."""
+    n_buckets, least, largest = sizes
+    model = clone(base).set_params(n_buckets=n_buckets, n_repetitions=largest)
+    scores, n_bytes, seconds = [], [], []
+    for train, test in splits:
+        start = perf_counter()
+        fold_weight = None if weight is None else weight[train]
+        model.fit(X[train], y[train], fold_weight)
+        seconds.append(perf_counter() - start)
+        held_weight = None if weight is None else weight[test]
+        scores.append(stage_scores(score, model, X[test], y[test], held_weight))
+        all_classes = n_classes, min(n_buckets, n_classes)
+        n_bytes.append(learner_of(model).stage_bytes(model, *all_classes))
+    used = slice(least - 1, None)
+    n_repetitions = np.arange(1, largest + 1)[used]
+    return {
+        "n_buckets": np.full(n_repetitions.size, n_buckets),
+        "n_repetitions": n_repetitions,
+        "n_bytes": np.max(n_bytes, axis=0)[used],
+        "mean_test_score": np.mean(scores, axis=0)[used],
+        "std_test_score": np.std(scores, axis=0)[used],
+        "fit_time": np.full(n_repetitions.size, np.mean(seconds)),
+    }
 
 
 def _check_splits(splits, n_samples):

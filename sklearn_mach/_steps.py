@@ -20,7 +20,7 @@ from ._losses import Sigmoid, Softmax
 from ._rows import rows_of
 
 TRIAL_ROWS = 1_000  # with fewer there is no trial
-_MIN_VISITS = 200_000  # rows passed in all epochs of "auto" together, at least
+_MIN_VISITS = 200_000  # classes of rows in all epochs of "auto" together, at least
 _SMALLEST = 1e-30  # squared length of a row, and its inverse the largest
 _CACHED = 32 << 20  # bytes of weights that are not worth 16 bits
 _RANGE = 128.0  # steps of a feature, at least, that fit its 16 bits
@@ -204,7 +204,8 @@ def make_settings(
     if batch_size == "auto":
         batch_size = int(np.clip(n_samples // 64, 1, 256))
     if n_epochs == "auto":
-        n_epochs = int(np.clip(-(-_MIN_VISITS // n_samples), 5, 100))
+        n_visits = n_samples * max(targets.mean_classes, 1)
+        n_epochs = int(np.clip(np.ceil(_MIN_VISITS / n_visits), 5, 100))
     is_auto = options["learning_rate"] == "auto"
     has_gains = is_auto and options["alpha"] == 0
     metric = shrink = None

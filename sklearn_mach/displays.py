@@ -6,6 +6,7 @@ imported only then.
 
 import pickle
 from collections import Counter
+from functools import partial
 
 import numpy as np
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
@@ -15,10 +16,17 @@ from . import theory
 from ._classifier import MACHClassifier
 from ._compat import check_matplotlib_support
 from ._hashing import random_column, split_groups
+from ._inputs import check_several
 from ._learners import learner_of
-from ._scoring import check_positive, check_weight, labels_or_indicator, unwrap
-from ._search import MACHClassifierCV
-from .metrics import confidence_bins, top_confidence
+from ._scoring import (
+    are_labels,
+    check_positive,
+    check_weight,
+    labels_or_indicator,
+    unwrap,
+)
+from ._search import MACHClassifierCV, scorer_of, stage_scores
+from .metrics import RankingScorer, TopKScorer, confidence_bins, top_confidence
 
 __all__ = [
     "ClassFrequencyDisplay",
@@ -27,6 +35,8 @@ __all__ = [
     "ReliabilityDisplay",
     "RepetitionCurveDisplay",
 ]
+
+_METRICS = {"precision": "Precision", "ndcg": "nDCG", "recall": "Recall", "psp": "PSP"}
 
 
 class _Display:
@@ -131,19 +141,19 @@ class MemoryCurveDisplay(_Display):
         rows = [results["n_buckets"] == B for B in n_buckets]
         is_best = [results[name] == v for name, v in search.best_params_.items()]
         best_bytes = results["n_bytes"][np.all(is_best, axis=0)][0]
-        top = "" if search.scoring == "accuracy" else f"top-{search.scoring.k} "
+        score = scorer_of(search.scoring, search.multilabel_)
         display = cls(
             [results["n_bytes"][own] for own in rows],
             [results["mean_test_score"][own] for own in rows],
             [f"{B} buckets" for B in n_buckets],
-            score_name=f"Held-out {top}accuracy",
+            score_name=f"{_score_name(score)}, held out",
             best=(best_bytes, search.best_score_),
         )
         return display.plot(ax, **line_kw)
 
     @classmethod
     def from_estimators(cls, estimators, X, y, *, ax=None, **line_kw):
-        """Draw the accuracy of fitted classifiers.
+        """Draw the accuracy of fitted classifiers; of several labels, precision at 1.
 
         Parameters
         ----------
@@ -152,7 +162,7 @@ class MemoryCurveDisplay(_Display):
             1, 2, ..., R repetitions; any other classifier is a marker at the size of
             its pickle.
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
+        y : array-like of shape (n_samples,), or indicator of several labels
             True labels.
         ax, **line_kw
             As in `plot`.
@@ -162,20 +172,25 @@ class MemoryCurveDisplay(_Display):
         display : MemoryCurveDisplay
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimators")
+        y = labels_or_indicator(y)
+        score = scorer_of("accuracy", y.ndim == 2)
         n_bytes, scores = [], []
         for estimator in estimators.values():
-            model, rows, labels = unwrap(estimator, X, y)
+            model, rows, labels = unwrap(estimator, X, y, labels_or_indicator)
             if isinstance(model, MACHClassifier):
                 sizes = learner_of(model).stage_bytes(
                     model, model.classes_.size, model.n_buckets_
                 )
-                accuracy = list(model.staged_score(rows, labels))
+                own = _stage_scores(score, model, rows, labels)
             else:
                 sizes = [len(pickle.dumps(model))]
-                accuracy = [model.score(rows, labels)]
+                # One label needs only `predict`, which is all that some have.
+                measure = model.score if labels.ndim == 1 else partial(score, model)
+                own = [measure(rows, labels)]
             n_bytes.append(np.array(sizes))
-            scores.append(np.array(accuracy))
-        display = cls(n_bytes, scores, list(estimators), score_name="Accuracy")
+            scores.append(np.array(own))
+        name = _score_name(score)
+        display = cls(n_bytes, scores, list(estimators), score_name=name)
         return display.plot(ax, **line_kw)
 
     def _draw(self, **line_kw):
@@ -195,7 +210,7 @@ class MemoryCurveDisplay(_Display):
 
 
 class RepetitionCurveDisplay(_Display):
-    """Accuracy of the first 1, 2, ..., R repetitions of a fitted MACHClassifier.
+    """Score of the first 1, 2, ..., R repetitions of a fitted MACHClassifier.
 
     Make it with `from_estimator`.
 
@@ -204,9 +219,11 @@ class RepetitionCurveDisplay(_Display):
     n_repetitions : ndarray of shape (n_stages,)
         The numbers r of repetitions.
     scores : ndarray of shape (n_stages,)
-        The accuracies.
+        Their scores.
     name : str, default=None
         What the line is called.
+    score_name : str, default="Accuracy"
+        What the score is called.
 
     Attributes
     ----------
@@ -225,24 +242,37 @@ class RepetitionCurveDisplay(_Display):
     >>> display = RepetitionCurveDisplay.from_estimator(model, X[1000:] / 16, y[1000:])
     """
 
-    def __init__(self, n_repetitions, scores, *, name=None):
+    def __init__(self, n_repetitions, scores, *, name=None, score_name="Accuracy"):
         self.n_repetitions = n_repetitions
         self.scores = scores
         self.name = name
+        self.score_name = score_name
 
     @classmethod
     def from_estimator(
-        cls, estimator, X, y, *, sample_weight=None, name=None, ax=None, **line_kw
+        cls,
+        estimator,
+        X,
+        y,
+        *,
+        scoring="accuracy",
+        sample_weight=None,
+        name=None,
+        ax=None,
+        **line_kw,
     ):
-        """Draw the accuracy of the stages of a model on rows.
+        """Draw the scores of the stages of a model on rows.
 
         Parameters
         ----------
         estimator : fitted MACHClassifier
             Or a pipeline or search whose last step or best estimator it is.
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
+        y : array-like of shape (n_samples,), or indicator of several labels
             True labels.
+        scoring : "accuracy", TopKScorer or RankingScorer, default="accuracy"
+            As in :class:`~sklearn_mach.MACHClassifierCV`: of several labels "accuracy"
+            is the precision at 1.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows.
         name : str, default=None
@@ -255,18 +285,20 @@ class RepetitionCurveDisplay(_Display):
         display : RepetitionCurveDisplay
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        model, X, y = unwrap(estimator, X, y)
+        model, X, y = unwrap(estimator, X, y, labels_or_indicator)
         if not isinstance(model, MACHClassifier):
             raise ValueError(f"Only a MACHClassifier has repetitions; got {model!r}.")
-        weight = check_weight(sample_weight, y)
-        scores = np.array(list(model.staged_score(X, y, weight)))
+        score = scorer_of(scoring, y.ndim == 2)
+        scores = _stage_scores(score, model, X, y, check_weight(sample_weight, y))
+        stages = np.arange(1, scores.size + 1)
         name = f"{model.n_buckets_} buckets" if name is None else name
-        return cls(np.arange(1, scores.size + 1), scores, name=name).plot(ax, **line_kw)
+        display = cls(stages, scores, name=name, score_name=_score_name(score))
+        return display.plot(ax, **line_kw)
 
     def _draw(self, **line_kw):
         style = {"marker": ".", "label": self.name} | line_kw
         (self.line_,) = self.ax_.plot(self.n_repetitions, self.scores, **style)
-        self.ax_.set(xlabel="Repetitions R", ylabel="Accuracy")
+        self.ax_.set(xlabel="Repetitions R", ylabel=self.score_name)
         _whole_numbers(self.ax_.xaxis)
         if style["label"] is not None:
             self.ax_.legend()
@@ -460,10 +492,10 @@ class ReliabilityDisplay(_Display):
 
         Parameters
         ----------
-        y_true : array-like of shape (n_samples,)
+        y_true : array-like of shape (n_samples,), or indicator of several labels
             True labels.
         y_pred : array-like of shape (n_samples,)
-            The best class of each row.
+            The best class of each row; of several labels the number of its column.
         confidence : array-like of shape (n_samples,)
             Its probability.
         n_bins, name, ax, **line_kw
@@ -475,13 +507,23 @@ class ReliabilityDisplay(_Display):
         """
         check_matplotlib_support(f"{cls.__name__}.from_predictions")
         check_consistent_length(y_true, y_pred, confidence)
+        y_true, y_pred = labels_or_indicator(y_true), column_or_1d(y_pred)
         confidence = column_or_1d(confidence, dtype=np.float64)
         if not np.all((confidence >= 0) & (confidence <= 1)):
             raise ValueError(
                 "confidence must hold probabilities, from 0 to 1; they are from "
                 f"{confidence.min()} to {confidence.max()}."
             )
-        hit = column_or_1d(y_true) == column_or_1d(y_pred)
+        if y_true.ndim == 1:
+            hit = y_true == y_pred
+        else:
+            columns = np.arange(y_true.shape[1])
+            if y_pred.dtype.kind not in "iu" or not np.isin(y_pred, columns).all():
+                raise ValueError(
+                    "With an indicator as y_true, y_pred must hold integers, the "
+                    f"numbers of its columns, 0 to {columns[-1]}; got {y_pred!r:.100}."
+                )
+            hit = are_labels(y_true, y_pred[:, None])[:, 0]
         return cls._from_hits(confidence, hit, n_bins, name, ax, line_kw)
 
     @classmethod
@@ -514,6 +556,9 @@ class ReliabilityDisplay(_Display):
 class ClassFrequencyDisplay(_Display):
     """Accuracy by how many training rows the true class has.
 
+    Of several labels a row it is the recall: the share of the true labels, of all rows,
+    that are predicted.
+
     Make it with `from_estimator` or `from_predictions`.
 
     Parameters
@@ -521,9 +566,11 @@ class ClassFrequencyDisplay(_Display):
     labels : list of str
         Numbers of training rows: "0", "1", "2-3", "4-7", ...; only those of some row.
     accuracy : ndarray of shape (n_used_bins,)
-        Accuracy on the rows of such classes.
+        Accuracy on the rows of such classes, or recall of such labels.
     n_rows : ndarray of shape (n_used_bins,)
-        The number of these rows.
+        The number of these rows, or of the labels in them.
+    score_name : str, default="Accuracy"
+        What `accuracy` is called.
 
     Attributes
     ----------
@@ -541,10 +588,11 @@ class ClassFrequencyDisplay(_Display):
     (['0', '1', '2-3'], array([0., 0., 1.]))
     """
 
-    def __init__(self, labels, accuracy, n_rows):
+    def __init__(self, labels, accuracy, n_rows, *, score_name="Accuracy"):
         self.labels = labels
         self.accuracy = accuracy
         self.n_rows = n_rows
+        self.score_name = score_name
 
     @classmethod
     def from_estimator(cls, estimator, X, y, y_train, *, ax=None, **bar_kw):
@@ -554,7 +602,7 @@ class ClassFrequencyDisplay(_Display):
         ----------
         estimator : fitted classifier
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
+        y : array-like of shape (n_samples,), or indicator of several labels
             True labels.
         y_train, ax, **bar_kw
             As in `from_predictions`.
@@ -572,11 +620,11 @@ class ClassFrequencyDisplay(_Display):
 
         Parameters
         ----------
-        y_true : array-like of shape (n_samples,)
+        y_true : array-like of shape (n_samples,), or indicator of several labels
             True labels.
-        y_pred : array-like of shape (n_samples,)
+        y_pred : array-like of shape (n_samples,), or indicator
             Predicted labels.
-        y_train : array-like of shape (n_training_samples,)
+        y_train : array-like of shape (n_training_samples,), or indicator
             The labels that the classifier was fitted to.
         ax, **bar_kw
             As in `plot`.
@@ -587,16 +635,32 @@ class ClassFrequencyDisplay(_Display):
         """
         check_matplotlib_support(f"{cls.__name__}.from_predictions")
         check_consistent_length(y_true, y_pred)
-        y_true = column_or_1d(y_true)
-        counts = Counter(column_or_1d(y_train).tolist())
-        bins = np.array([counts[v].bit_length() for v in y_true.tolist()], np.int64)
+        y_true, y_pred, y_train = map(labels_or_indicator, (y_true, y_pred, y_train))
+        if len({y.shape[1:] for y in (y_true, y_pred, y_train)}) > 1:
+            raise ValueError(
+                "y_true, y_pred and y_train must be labels of one kind: arrays, or "
+                "indicators with the same columns; their shapes are "
+                f"{y_true.shape}, {y_pred.shape} and {y_train.shape}."
+            )
+        if y_true.ndim == 1:
+            numbers, score_name = Counter(y_train.tolist()), "Accuracy"
+            counts = [numbers[v] for v in y_true.tolist()]
+            hits = y_true == y_pred
+        else:
+            numbers = np.bincount(y_train.indices, minlength=y_train.shape[1])
+            rows, columns = y_true.nonzero()
+            counts, score_name = numbers[columns].tolist(), "Recall"
+            hits = _have(y_pred, rows, columns)
+        bins = np.array([count.bit_length() for count in counts], np.int64)
         n_rows = np.bincount(bins)
         used = np.flatnonzero(n_rows)
-        n_hits = np.bincount(bins, y_true == column_or_1d(y_pred))[used]
+        n_hits = np.bincount(bins, hits)[used]
         names = ["0", "1"] + [
             f"{1 << (m - 1):,}-{(1 << m) - 1:,}" for m in range(2, n_rows.size)
         ]
-        display = cls([names[m] for m in used], n_hits / n_rows[used], n_rows[used])
+        names = [names[m] for m in used]
+        accuracy, n_rows = n_hits / n_rows[used], n_rows[used]
+        display = cls(names, accuracy, n_rows, score_name=score_name)
         return display.plot(ax, **bar_kw)
 
     def _draw(self, **bar_kw):
@@ -607,8 +671,28 @@ class ClassFrequencyDisplay(_Display):
             label.set(rotation=45, ha="right", rotation_mode="anchor")
         self.ax_.set(
             xlabel="Training rows of the class (on the bars: rows scored)",
-            ylabel="Accuracy",
+            ylabel=self.score_name,
         )
+
+
+def _score_name(score):
+    """What the scores of a TopKScorer or RankingScorer are called on an axis."""
+    if isinstance(score, RankingScorer):
+        return f"{_METRICS[score.metric]}@{score.k}"
+    return "Accuracy" if score == TopKScorer(1) else f"Top-{score.k} accuracy"
+
+
+def _stage_scores(score, model, X, y, weight=None):
+    """Scores of the stages of a MACHClassifier, (R,)."""
+    check_several(y.ndim == 2, model.multilabel_)
+    return np.array(stage_scores(score, model, X, y, weight))
+
+
+def _have(Y, rows, columns):
+    """Whether rows of an indicator have labels, given as pairs, bool (n_pairs,)."""
+    own = Y.nonzero()
+    places = np.ravel_multi_index((rows, columns), Y.shape)
+    return np.isin(places, np.ravel_multi_index(own, Y.shape))
 
 
 def _collides(n_classes, n_buckets, n_repetitions, rng):

@@ -369,6 +369,8 @@ class Plan:
         The accepted probability that some pair of classes shares all buckets.
     rule : str
         What "auto" went by.
+    n_labels : float
+        Labels of a row.
     """
 
     n_classes: int
@@ -379,6 +381,7 @@ class Plan:
     cost: ModelCost
     delta: float
     rule: str
+    n_labels: float = 1.0
 
     @property
     def params(self):
@@ -408,6 +411,16 @@ class Plan:
         )
 
     @property
+    def hidden_probability(self):
+        """Probability that a wrong label shares its bucket with one of the row.
+
+        ``1 - (1 - 1/B)**n_labels`` for random tables, in each repetition.
+        """
+        if self.n_buckets >= self.n_classes:
+            return 0.0
+        return 1 - (1 - 1 / self.n_buckets) ** self.n_labels
+
+    @property
     def max_deviation(self):
         """Largest standard deviation of the unbiased estimate of a probability.
 
@@ -423,6 +436,8 @@ class Plan:
         title = f"MACH for {self.n_classes:,} classes and {self.n_features:,} features"
         if self.n_nonzeros != self.n_features:
             title += f", {self.n_nonzeros:,.4g} of them non-zero in a row"
+        if self.n_labels != 1:
+            title += f"; {self.n_labels:,.4g} labels a row"
         mach, other = self.cost
         rows = [
             ("", "MACH", "one-vs-rest"),
@@ -445,9 +460,13 @@ class Plan:
              f"{self.min_repetitions}", ""),
             ("random tables: chance of two classes alike",
              f"<= {self.indistinguishable_probability:.2g}", ""),
-            ("random tables: deviation of a probability",
-             f"<= {self.max_deviation:.2g}", ""),
         ]  # fmt: skip
+        if self.n_labels == 1:
+            name, value = "deviation of a probability", f"<= {self.max_deviation:.2g}"
+        else:  # whose probabilities do not add up to one, as those of the deviation
+            name = "a wrong label beside a right one"
+            value = f"{self.hidden_probability:.2g}"
+        rows.append((f"random tables: {name}", value, ""))
         return title, rows
 
     def __repr__(self):
@@ -481,6 +500,7 @@ def plan(
     n_samples=None,
     n_nonzeros=None,
     delta=1e-3,
+    n_labels=1.0,
 ):
     """Choose R and B, at most `max_bytes` altogether, and say what to expect.
 
@@ -506,6 +526,10 @@ def plan(
     delta : float, default=1e-3
         The accepted probability that some pair of classes shares all buckets, as in
         :func:`mach_min_repetitions`.
+    n_labels : float, default=1.0
+        Labels of a row, on average: of several each may hide a wrong one that shares
+        its bucket, so that "auto" takes more buckets, about a fourth of the labels
+        times as many.
 
     Returns
     -------
@@ -522,7 +546,9 @@ def plan(
     -----
     The last two rows of the table hold for random tables of buckets: a bound of
     :func:`indistinguishable_probability`, and the largest square root of
-    :func:`estimate_variance`.  MACHClassifier draws tables that leave no two classes
+    :func:`estimate_variance`; with other `n_labels` than 1 in its place the chance
+    ``1 - (1 - 1/B)**n_labels`` that a wrong label shares the bucket of one of the row.
+    MACHClassifier draws tables that leave no two classes
     alike.  Neither says how well the buckets are learnt, nor how accurate the model is;
     :class:`~sklearn_mach.MACHClassifierCV` measures that.
 
@@ -563,6 +589,10 @@ def plan(
         n_buckets = _checked_number("n_buckets", n_buckets, 2)
     delta = float(_checked_delta(delta))
     nonzeros = _plain(_checked_nonzeros(n_nonzeros, d))
+    if not (isinstance(n_labels, Real) and 0 <= n_labels <= K):
+        raise ValueError(
+            f"n_labels must be a number from 0 to n_classes={K}, got {n_labels!r}."
+        )
     total, total_of_few = _FEW_NONZEROS + 1, round(K * nonzeros)
     if n_samples is not None:
         total = round(_checked_number("n_samples", n_samples, 1) * nonzeros)
@@ -577,6 +607,7 @@ def plan(
     def choose(few, largest=None):
         """R and B whose table has entries for `largest` buckets, if bytes matter."""
         options = {"n_nonzeros": total, "few": few, "delta": delta}
+        options["n_labels"] = n_labels
         if largest is not None:
             column, table = model_bytes(d, 1, 1), K * int(_bucket_bytes(largest))
             options["max_columns"] = Fraction(int(max_bytes), column)
@@ -605,7 +636,8 @@ def plan(
             f"classes apart takes at least {least} bytes ({format_bytes(least)})."
         )
     is_auto = is_auto and isinstance(n_repetitions, str)
-    return Plan(K, d, nonzeros, R, B, cost, delta, few.rule(K, R) if is_auto else "")
+    rule = few.rule(K, R) if is_auto else ""
+    return Plan(K, d, nonzeros, R, B, cost, delta, rule, float(n_labels))
 
 
 class FewFeatures(NamedTuple):

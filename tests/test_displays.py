@@ -6,8 +6,12 @@ from random import Random
 import numpy as np
 import pytest
 import reference
+import scipy.sparse as sp
+from sklearn.datasets import make_multilabel_classification
 from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
+from sklearn.multiclass import OneVsRestClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -19,7 +23,14 @@ from sklearn_mach.displays import (
     ReliabilityDisplay,
     RepetitionCurveDisplay,
 )
-from sklearn_mach.metrics import TopKScorer, calibration_error
+from sklearn_mach.metrics import (
+    RankingScorer,
+    TopKScorer,
+    calibration_error,
+    inverse_propensities,
+    precision_at_k,
+    propensity_scored_precision_at_k,
+)
 
 plt = pytest.importorskip("matplotlib.pyplot")
 
@@ -66,7 +77,7 @@ def test_memory_of_a_search(data):
     n_bytes, score = points(display.best_)
     assert n_bytes == search.best_estimator_.model_bytes_
     assert score == search.best_score_
-    assert display.ax_.get_ylabel() == "Held-out top-2 accuracy"
+    assert display.ax_.get_ylabel() == "Top-2 accuracy, held out"
 
 
 def test_memory_of_other_searches_is_refused(data):
@@ -246,3 +257,139 @@ def test_lines_are_drawn_where_and_how_the_caller_says(model, data):
     assert ax.get_legend().texts[0].get_text() == "mine"
     assert display.plot() is display
     assert display.ax_ is not ax
+
+
+# Several labels a row -----------------------------------------------------------------
+
+
+@pytest.fixture
+def tagged():
+    """Counts of words and a sparse indicator of 12 labels, some rows of it empty."""
+    X, Y = make_multilabel_classification(150, 20, n_classes=12, random_state=0)
+    return X, sp.csr_array(Y)
+
+
+@pytest.fixture
+def tagger(tagged):
+    model = MACHClassifier(n_buckets=4, n_repetitions=4, max_iter=5, random_state=0)
+    return model.fit(*tagged)
+
+
+def precision_at_1(Y, columns):
+    return np.mean([Y[i, column] for i, column in enumerate(columns)])
+
+
+def test_memory_of_a_search_of_several_labels(tagged):
+    search = MACHClassifierCV(
+        MACHClassifier(max_iter=2), n_buckets=[3, 5], n_repetitions=4, refit=False
+    ).fit(*tagged)
+    display = MemoryCurveDisplay.from_results(search)
+    drawn = np.concatenate([points(line)[1] for line in display.lines_])
+    np.testing.assert_array_equal(drawn, search.cv_results_["mean_test_score"])
+    assert display.ax_.get_ylabel() == "Precision@1, held out"
+    search.set_params(scoring=RankingScorer("ndcg", k=3)).fit(*tagged)
+    display = MemoryCurveDisplay.from_results(search)
+    assert display.ax_.get_ylabel() == "nDCG@3, held out"
+
+
+def test_memory_of_estimators_of_several_labels(tagged, tagger):
+    X, Y = tagged
+    other = OneVsRestClassifier(LogisticRegression(max_iter=1000)).fit(X, Y)
+    models = {"MACH": tagger, "one-vs-rest": other}
+    display = MemoryCurveDisplay.from_estimators(models, X, Y)
+    dense = Y.toarray()
+    own, others = (points(line)[1] for line in display.lines_)
+    for columns, score in zip(tagger.staged_predict_topk(X, 1), own, strict=True):
+        assert score == pytest.approx(precision_at_1(dense, columns[:, 0]))
+    best = other.decision_function(X).argmax(axis=1)
+    assert others == pytest.approx(precision_at_1(dense, best))
+    assert display.ax_.get_ylabel() == "Precision@1"
+
+
+def test_repetitions_of_several_labels(tagged, tagger):
+    X, Y = tagged
+    weight = np.arange(Y.shape[0])
+    psp = RankingScorer("psp", 3, inverse_propensities(Y))
+    names = {"accuracy": "Precision@1", psp: "PSP@3"}
+    for scoring, name in names.items():
+        display = RepetitionCurveDisplay.from_estimator(
+            tagger, X, Y.toarray(), scoring=scoring, sample_weight=weight
+        )
+        k = 1 if scoring == "accuracy" else 3
+        stages = list(tagger.staged_predict_topk(X, k))
+        if scoring == "accuracy":
+            expected = [precision_at_k(Y, best, 1, weight) for best in stages]
+        else:
+            expected = [
+                propensity_scored_precision_at_k(Y, best, psp.weights, 3, weight)
+                for best in stages
+            ]
+        np.testing.assert_allclose(points(display.line_)[1], expected)
+        assert display.ax_.get_ylabel() == name
+
+
+def test_repetitions_by_top_k_accuracy(data, model):
+    X, y = data
+    display = RepetitionCurveDisplay.from_estimator(model, X, y, scoring=TopKScorer(2))
+    for labels, score in zip(
+        model.staged_predict_topk(X, 2), points(display.line_)[1], strict=True
+    ):
+        assert score == np.mean([y[i] in labels[i] for i in range(y.size)])
+    assert display.ax_.get_ylabel() == "Top-2 accuracy"
+
+
+def test_repetitions_refuse_labels_and_scores_of_another_kind(
+    data, model, tagged, tagger
+):
+    draw = RepetitionCurveDisplay.from_estimator
+    X, y = data
+    with pytest.raises(ValueError, match="several labels a row.*Use TopKScorer"):
+        draw(model, X, y, scoring=RankingScorer())
+    with pytest.raises(ValueError, match="an indicator of several. Use RankingScorer"):
+        draw(tagger, *tagged, scoring=TopKScorer())
+    with pytest.raises(ValueError, match="a TopKScorer or a RankingScorer; got 'f1'"):
+        draw(tagger, *tagged, scoring="f1")
+    with pytest.raises(ValueError, match="y has several labels a row, but the model"):
+        draw(model, X, sp.csr_array(np.eye(10))[y])
+    with pytest.raises(ValueError, match="y has one label a row, but the model"):
+        draw(tagger, tagged[0], np.zeros(150, int))
+    assert not plt.get_fignums()
+
+
+def test_reliability_of_predictions_of_several_labels(tagged, tagger):
+    X, Y = tagged
+    display = ReliabilityDisplay.from_estimator(tagger, X, Y)
+    proba = tagger.predict_proba(X)
+    same = ReliabilityDisplay.from_predictions(
+        Y, proba.argmax(axis=1), proba.max(axis=1)
+    )
+    np.testing.assert_allclose(points(same.line_), points(display.line_))
+    for wrong, got in (np.zeros(150), "0., 0."), (np.full(150, 12), "12, 12"):
+        with pytest.raises(ValueError, match=f"numbers of its columns.*got.*{got}"):
+            ReliabilityDisplay.from_predictions(Y, wrong, proba.max(axis=1))
+
+
+@pytest.mark.parametrize("form", [np.array, sp.csr_array, sp.csc_matrix])
+def test_class_frequency_of_several_labels(form):
+    y_train = form([[1, 0, 1, 1]] + [[1, 0, 0, 1]] * 2 + [[1, 0, 0, 0]])  # 4, 0, 1, 3
+    y_true = form([[1, 1, 0, 0], [1, 0, 1, 1], [0, 0, 0, 0], [1, 0, 0, 1]])
+    y_pred = form([[1, 0, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1], [1, 0, 0, 0]])
+    display = ClassFrequencyDisplay.from_predictions(y_true, y_pred, y_train)
+    assert display.labels == ["0", "1", "2-3", "4-7"]
+    np.testing.assert_array_equal(display.n_rows, [1, 1, 2, 3])
+    np.testing.assert_allclose(display.accuracy, [0, 1, 1 / 2, 2 / 3])
+    assert display.ax_.get_ylabel() == "Recall"
+
+
+def test_class_frequency_of_an_estimator_of_several_labels(tagged, tagger):
+    X, Y = tagged
+    display = ClassFrequencyDisplay.from_estimator(tagger, X, Y, Y)
+    assert display.n_rows.sum() == Y.nnz
+    found = (display.accuracy * display.n_rows).sum()
+    assert found == pytest.approx((tagger.predict(X).toarray() * Y.toarray()).sum())
+
+
+def test_class_frequency_refuses_labels_of_different_kinds():
+    message = r"labels of one kind.* \(2,\), \(2,\) and \(2, 3\)"
+    with pytest.raises(ValueError, match=message):
+        ClassFrequencyDisplay.from_predictions([0, 1], [0, 1], [[0, 1, 0], [1, 0, 0]])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from sklearn.base import clone
+from sklearn.datasets import make_multilabel_classification
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
 from sklearn.model_selection import (
     GridSearchCV,
@@ -16,8 +17,17 @@ from sklearn.model_selection import (
 from sklearn.naive_bayes import GaussianNB
 from sklearn.tree import DecisionTreeClassifier
 
-from sklearn_mach import MACHClassifier, MACHClassifierCV
-from sklearn_mach.metrics import TopKScorer, top_k_score
+from sklearn_mach import MACHClassifier, MACHClassifierCV, theory
+from sklearn_mach.metrics import (
+    RankingScorer,
+    TopKScorer,
+    inverse_propensities,
+    ndcg_at_k,
+    precision_at_k,
+    propensity_scored_precision_at_k,
+    recall_at_k,
+    top_k_score,
+)
 
 FAST = MACHClassifier(max_iter=5)  # no matter how well it learns
 
@@ -25,6 +35,14 @@ FAST = MACHClassifier(max_iter=5)  # no matter how well it learns
 @pytest.fixture
 def data(blobs):
     return blobs(240, 8, 12, noise=1.5, sparse=False)
+
+
+@pytest.fixture
+def tagged():
+    """Counts of words and an indicator of 12 labels; some rows have none."""
+    return make_multilabel_classification(
+        160, 20, n_classes=12, n_labels=3, random_state=0
+    )
 
 
 def halves(y):
@@ -420,3 +438,122 @@ def test_successive_halving_with_repetitions_as_the_resource(data):
     assert search.n_resources_ == [2, 4, 8]
     assert search.n_candidates_ == [4, 2, 1]
     assert search.best_estimator_.n_repetitions_ == 8
+
+
+# Several labels a row -----------------------------------------------------------------
+
+WEIGHTS = inverse_propensities(np.arange(1, 13), n_samples=50)
+RANKINGS = {
+    "accuracy": (1, precision_at_k),
+    RankingScorer("precision", 3): (3, precision_at_k),
+    RankingScorer("ndcg", 20): (20, ndcg_at_k),  # more than there are labels
+    RankingScorer("recall", 2): (2, recall_at_k),
+    RankingScorer("psp", 2, WEIGHTS): (2, None),
+}
+
+
+@pytest.mark.parametrize("form", [np.array, sp.csr_array, sp.csc_matrix])
+@pytest.mark.parametrize("scoring", RANKINGS)
+def test_scores_of_several_labels_are_those_of_stages_by_hand(tagged, scoring, form):
+    X, Y = tagged
+    assert (Y[::2].sum(axis=1) == 0).any()
+    weight = np.arange(len(Y)) % 4
+    model = MACHClassifier(random_state=3, max_iter=5)
+    search = MACHClassifierCV(
+        model, n_buckets=[3, 5], n_repetitions=5, cv=halves(Y), scoring=scoring
+    ).fit(X, form(Y), weight)
+    k, metric = RANKINGS[scoring]
+    results = search.cv_results_
+    for B, least in ((3, 3), (5, 2)):  # 3 ** 2 < 12 <= 3 ** 3 and 5 < 12 <= 5 ** 2
+        alone = clone(model).set_params(n_buckets=B, n_repetitions=5)
+        alone.fit(X[::2], Y[::2], weight[::2])
+        expected = []
+        for best in alone.staged_predict_topk(X[1::2], min(k, 12)):
+            if metric is None:
+                of_labels = best, WEIGHTS, k, weight[1::2]
+                score = propensity_scored_precision_at_k(Y[1::2], *of_labels)
+            else:
+                score = metric(Y[1::2], best, k, weight[1::2])
+            expected.append(score)
+        found = results["mean_test_score"][results["n_buckets"] == B]
+        np.testing.assert_allclose(found, expected[least - 1 :], rtol=1e-12)
+    assert search.best_score_ == results["mean_test_score"].max()
+    # `score` is the same measure, of the model of all rows
+    scorer = RankingScorer("precision", 1) if scoring == "accuracy" else scoring
+    expected = scorer(search.best_estimator_, X, Y, weight)
+    assert search.score(X, form(Y), weight) == expected
+
+
+def test_accuracy_of_several_labels_is_how_often_the_best_is_right(tagged):
+    X, Y = tagged
+    search = MACHClassifierCV(FAST, n_buckets=4, n_repetitions=4, random_state=0)
+    search.fit(X, Y)
+    best = search.predict_topk(X, 1)[:, 0]
+    right = [Y[i, column] for i, column in enumerate(best)]
+    assert search.score(X, Y) == pytest.approx(np.mean(right))
+
+
+@pytest.mark.parametrize("form", [np.array, sp.csr_array, sp.csr_matrix])
+def test_methods_for_several_labels_are_those_of_the_best_estimator(tagged, form):
+    X, Y = tagged
+    Y = form(Y.astype(np.float32))
+    search = MACHClassifierCV(FAST, n_buckets=4, cv=2, random_state=0).fit(X, Y)
+    np.testing.assert_array_equal(search.classes_, np.arange(12))
+    assert search.multilabel_ and search.best_estimator_.multilabel_
+    found = search.predict(X)
+    assert type(found) is type(Y) and found.dtype == Y.dtype and found.shape == Y.shape
+    dense = found.toarray() if sp.issparse(found) else found
+    proba = search.predict_proba(X)
+    np.testing.assert_array_equal(dense, proba >= 0.5)
+    np.testing.assert_array_equal(proba, search.best_estimator_.predict_proba(X))
+
+
+def test_labels_that_a_split_lacks_keep_their_columns(tagged):
+    X, Y = tagged
+    Y[:, 3] = 0  # of no row
+    Y[::2, 4], Y[1::2, 5] = 0, 0  # of held-out rows only, and of trained ones only
+    cv, folds = halves(Y), KFold(2)
+    for splits in cv, folds:
+        model = clone(FAST).set_params(random_state=0)
+        search = MACHClassifierCV(model, n_buckets=4, n_repetitions=4, cv=splits)
+        search.fit(X, sp.csr_array(Y))
+        assert search.best_estimator_.bucket_table_.shape[0] == 12
+        assert search.cv_results_["n_bytes"][-1] == 4 * (20 + 1) * 4 * 4 + 12 * 4
+
+
+def test_repetitions_of_several_labels_are_those_of_the_classifier():
+    Y = sp.random(60, 300, density=0.1, random_state=0, format="csr")
+    Y.data[:] = 1  # 30 labels a row
+    X = sp.random(60, 2_000, density=0.01, random_state=0, format="csr")
+    model = MACHClassifier(n_buckets=128, max_iter=1, random_state=0).fit(X, Y)
+    sizes = theory.choose_sizes(300, "auto", 128, n_nonzeros=X.nnz, n_labels=30)
+    assert (model.n_repetitions_, 128) == sizes
+    assert sizes != theory.choose_sizes(300, "auto", 128, n_nonzeros=X.nnz)
+    search = MACHClassifierCV(clone(model), n_buckets=128, refit=False).fit(X, Y)
+    assert search.cv_results_["n_repetitions"][-1] == model.n_repetitions_
+
+
+def test_scorers_are_for_their_number_of_labels(data, tagged):
+    search = MACHClassifierCV(FAST, n_buckets=4, n_repetitions=4)
+    several = "is for several labels a row.* one label a row. Use TopKScorer"
+    with pytest.raises(ValueError, match=several):
+        search.set_params(scoring=RankingScorer("ndcg", 3)).fit(*data)
+    one = (
+        r"is for one label a row.* Use RankingScorer .*RankingScorer\('precision', k=7"
+    )
+    with pytest.raises(ValueError, match=one):
+        search.set_params(scoring=TopKScorer(7)).fit(*tagged)
+    assert not hasattr(search, "classes_")
+    search.set_params(scoring="accuracy").fit(*tagged)
+    with pytest.raises(ValueError, match=one):
+        search.set_params(scoring=TopKScorer(7)).score(*tagged)
+    with pytest.raises(ValueError, match="or a RankingScorer; got 'f1'"):
+        search.set_params(scoring="f1").score(*tagged)
+
+
+def test_weights_of_other_labels_are_refused_before_a_fit(tagged, monkeypatch):
+    scoring = RankingScorer("psp", weights=np.ones(11))
+    search = MACHClassifierCV(FAST, n_buckets=4, scoring=scoring)
+    monkeypatch.setattr(MACHClassifier, "fit", None)
+    with pytest.raises(ValueError, match="There are 11 weights for 12 labels"):
+        search.fit(*tagged)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.stats import randint
 from sklearn.base import clone
@@ -19,7 +20,12 @@ from sklearn.model_selection import (
 from sklearn.pipeline import Pipeline
 
 from sklearn_mach import MACHClassifier
-from sklearn_mach.metrics import TopKScorer, neg_log_loss
+from sklearn_mach.metrics import (
+    RankingScorer,
+    TopKScorer,
+    neg_log_loss,
+    precision_at_k,
+)
 
 SPLITTERS = {
     "KFold": KFold(3, shuffle=True, random_state=0),
@@ -176,3 +182,22 @@ def test_halving_over_repetitions(splitter):
         alive, previous = set(means), means
     assert alive == {search.best_params_["mach__n_buckets"]}
     assert search.best_estimator_["mach"].n_repetitions_ == 8
+
+
+def precision_at_2(model, X, Y):
+    return precision_at_k(Y, model.predict_proba(X), 2)
+
+
+@pytest.mark.parametrize("form", [sp.csr_array, sp.csr_matrix])
+def test_grid_search_of_several_labels_equals_a_loop(form):
+    texts, first = documents(96)
+    second = np.roll(first, 5)
+    names = np.unique(first)
+    Y = form((first[:, None] == names) | (second[:, None] == names), dtype=np.int64)
+    assert Y.nnz == 2 * first.size
+    search = GridSearchCV(
+        pipeline(), GRID, cv=SPLITTERS["KFold"], scoring=RankingScorer("precision", 2)
+    ).fit(texts, Y)
+    assert_search_equals_loop(search, SPLITTERS["KFold"], texts, Y, precision_at_2)
+    found = search.predict(texts)
+    assert type(found) is form and found.shape == Y.shape

@@ -434,6 +434,39 @@ def test_plan_follows_delta():
     assert sizes.indistinguishable_probability <= 1e-60
 
 
+@pytest.mark.parametrize("n_labels", [2, 12, 40])
+def test_plan_of_several_labels_is_what_the_classifier_takes(n_labels):
+    X = sp.random(60, 2_000, density=0.01, random_state=0, format="csr")
+    Y = np.zeros((60, 400), int)
+    order = np.random.default_rng(0).random(Y.shape).argsort(axis=1)
+    np.put_along_axis(Y, order[:, :n_labels], 1, axis=1)
+    sizes = plan(400, 2_000, n_samples=60, n_nonzeros=X.nnz / 60, n_labels=n_labels)
+    model = MACHClassifier(max_iter=1, random_state=0).fit(X, Y)
+    assert model.n_repetitions_ == sizes.n_repetitions
+    assert model.n_buckets_ == sizes.n_buckets
+    assert model.model_bytes_ == sizes.n_bytes
+
+
+def test_plan_of_several_labels_has_more_buckets_and_says_why():
+    one, many = (
+        plan(50_000, 10_000, n_nonzeros=50, n_labels=n_labels) for n_labels in (1, 16)
+    )
+    assert one.n_buckets * 4 == many.n_buckets == 256
+    rng = np.random.default_rng(0)
+    buckets = rng.integers(256, size=(20_000, 17))
+    hidden = (buckets[:, 1:] == buckets[:, :1]).any(axis=1).mean()
+    # five standard errors
+    assert many.hidden_probability == pytest.approx(hidden, abs=5 * np.sqrt(0.06 / 2e4))
+    for text in repr(many), many._repr_html_():
+        assert "16 labels a row" in text
+        assert "a wrong label beside a right one" in text and "0.061" in text
+        assert "deviation" not in text
+    for text in repr(one), one._repr_html_():
+        assert "labels a row" not in text and "beside" not in text
+        assert "deviation" in text
+    assert plan(50, 10, n_labels=16).hidden_probability == 0  # a bucket each
+
+
 def test_plan_gives_integers_for_whole_numbers_of_any_type():
     sizes = plan(1000.0, np.int64(100), n_repetitions=4.0, n_buckets=np.float32(32))
     assert repr(sizes) == repr(plan(1000, 100, n_repetitions=4, n_buckets=32))
@@ -468,6 +501,10 @@ def test_plan_as_a_table():
         ({"delta": 2}, "delta must lie between 0 and 1"),
         ({"n_nonzeros": -1}, "n_nonzeros must be from 0 to n_features=100"),
         ({"n_samples": 0}, "n_samples must be at least 1"),
+        ({"n_labels": -1}, "n_labels must be a number from 0 to n_classes=1000"),
+        ({"n_labels": 1001}, "n_labels must be a number from 0 to .*, got 1001"),
+        ({"n_labels": np.nan}, "n_labels must be a number from 0 to .*, got nan"),
+        ({"n_labels": [2]}, r"n_labels must be a number from 0 to .*, got \[2\]"),
         ({"n_classes": 2**62}, r"more than 2\*\*63 - 1. Use fewer classes"),
         ({"n_classes": np.inf}, r"n_classes must be at most 2\*\*63 - 1, got inf"),
         ({"n_classes": [10, 20]}, r"n_classes must be one number, got the array"),
