@@ -279,6 +279,21 @@ def test_an_automatic_number_of_epochs_makes_200_000_visits():
         assert model.fit(X, y).n_iter_ == n_epochs
 
 
+@pytest.mark.parametrize(
+    ("n_rows", "n_labels", "n_epochs"),
+    [(2_000, 1, 100), (2_000, 3, 34), (2_000, 0.5, 100), (4_000, 2, 25), (999, 400, 5)],
+)
+def test_epochs_of_several_labels_make_so_many_visits_of_labels(
+    n_rows, n_labels, n_epochs
+):
+    labels = np.arange(int(n_rows * n_labels), dtype=np.int32)
+    starts = (np.arange(n_rows + 1) * n_labels).astype(np.int64)
+    X, targets = sp.csr_array(np.ones((n_rows, 1))), Targets(starts, labels, True)
+    options = MACHClassifier().get_params(deep=False)
+    settings, _ = _steps.make_settings(X, targets, None, options, 0)
+    assert len(settings.decay) == n_epochs
+
+
 def test_the_coherence_is_how_much_longer_a_batch_is_than_its_longest_row():
     ones, rows = np.ones(64), np.arange(64)
     gain = np.ones(64)
