@@ -37,7 +37,7 @@ from sklearn.preprocessing import normalize
 from sklearn.svm import LinearSVC
 
 from sklearn_mach import MACHClassifier, _steps, _training
-from sklearn_mach._rows import Targets
+from sklearn_mach._targets import Targets
 from sklearn_mach.datasets import make_many_classes
 
 N_JOBS = os.cpu_count()
@@ -174,10 +174,12 @@ def products(shapes, repeats=8):
         X, y = make_many_classes(
             n_rows, n_features, n_classes, dense=True, class_exponent=0, random_state=0
         )
-        y = y.astype(np.int32)
+        targets = Targets.of(y.astype(np.int32))
         table = np.arange(n_classes)[:, None]
         options = MACHClassifier(max_iter=1, tol=None).get_params(deep=False)
-        settings, _ = _steps.make_settings(X, y, None, options, 0, n_columns=n_classes)
+        settings, _ = _steps.make_settings(
+            X, targets, None, options, 0, n_columns=n_classes
+        )
         W = np.zeros((n_features, n_classes), np.float32)
         b = np.zeros(n_classes, np.float32)
         size = settings.batch_size
@@ -189,7 +191,7 @@ def products(shapes, repeats=8):
                 rows @ W
                 rows.T @ G
 
-        args = X, Targets.of(y), table, W, b, 0, False, settings, N_JOBS
+        args = X, targets, table, W, b, 0, False, settings, N_JOBS
         times = []
         for _ in range(repeats):
             times.append([])

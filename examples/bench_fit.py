@@ -30,7 +30,7 @@ from sklearn.preprocessing import normalize
 from threadpoolctl import threadpool_limits
 
 from sklearn_mach import MACHClassifier, _hashing, _steps, _training
-from sklearn_mach._rows import Targets
+from sklearn_mach._targets import Targets
 from sklearn_mach.datasets import make_many_classes
 
 B = 32
@@ -79,10 +79,12 @@ def sparse_rows(name, X, y, repeats):
     n_classes = int(y.max()) + 1
     targets = Targets.of(y)
     options = OPTIONS | {"max_iter": N_EPOCHS}
-    floats, _ = _steps.make_settings(X, y, None, options, 0)
+    floats, _ = _steps.make_settings(X, targets, None, options, 0)
     options |= {"learning_rate": "auto"}
     for n_columns in (256, 800, 2048):
-        integers, _ = _steps.make_settings(X, y, None, options, 0, n_columns=n_columns)
+        integers, _ = _steps.make_settings(
+            X, targets, None, options, 0, n_columns=n_columns
+        )
         table = _hashing.draw_table(n_classes, B, range(n_columns // B))
         W, b = np.zeros((X.shape[1], n_columns), np.float32), np.zeros(n_columns)
         b = b.astype(np.float32)
@@ -115,13 +117,13 @@ def dense_rows(repeats, n_samples=4096, n_columns=512):
         rng = np.random.default_rng(0)
         X = rng.standard_normal((n_samples, n_features), dtype=np.float32)
         X = normalize(X)
-        y = rng.integers(0, 1000, n_samples).astype(np.int32)
+        targets = Targets.of(rng.integers(0, 1000, n_samples).astype(np.int32))
         table = _hashing.draw_table(1000, B, range(n_columns // B))
         options = OPTIONS | {"batch_size": 128}
-        settings, _ = _steps.make_settings(X, y, None, options, 0)
+        settings, _ = _steps.make_settings(X, targets, None, options, 0)
         W = np.zeros((n_features, n_columns), np.float32)
         b = np.zeros(n_columns, np.float32)
-        args = (X, Targets.of(y), table, W, b, 0, False, settings, 1)
+        args = (X, targets, table, W, b, 0, False, settings, 1)
         _training.train_all(*args)
         gemm, ours = [], []
         for _ in range(repeats):

@@ -23,6 +23,7 @@ from bench_peers import RARE, load
 from sklearn.preprocessing import normalize
 
 from sklearn_mach import MACHClassifier, _hashing, _steps, _trial
+from sklearn_mach._targets import Targets
 from sklearn_mach.datasets import load_python_tokens
 
 ALL = 10**9
@@ -63,14 +64,16 @@ def show(name, model, data, started):
 
 def trial(data, seeds):
     X, y = data[0], data[1].astype(np.int32)
+    targets = Targets.of(y)
     options = MACHClassifier().get_params(deep=False)
-    settings, _ = _steps.make_settings(X, y, None, options, 0)
+    settings, _ = _steps.make_settings(X, targets, None, options, 0)
     table = _hashing.draw_table(int(y.max()) + 1, 64, range(16))
     factors = []
     for n_rows in (3_000, 10_000, 30_000, ALL):
         found = []
         for seed in range(1 if n_rows == ALL else seeds):
-            rows = X, y, table[:, seed], 64, settings._replace(seed=seed), 2048
+            now = settings._replace(seed=seed)
+            rows = X, targets, table[:, seed], 64, now, 2048
             with patch.object(_trial, "_N_PROBE", n_rows):
                 found.append(_trial.probe_step(*rows))
         factors.append(np.exp(np.mean(np.log(found))))
