@@ -66,8 +66,7 @@ def averaged(model, X, y):
     """Train the model again at a constant step; weights averaged over later epochs."""
     options = model.get_params(deep=False)
     codes = np.searchsorted(model.classes_, y).astype(np.int32)
-    targets = Targets.of(codes)
-    settings, _ = _steps.make_settings(X, targets, None, options, 0)
+    settings, _ = _steps.make_settings(X, Targets.of(codes), None, options, 0)
     fitted = model._fitted
     W, b = (np.zeros_like(array) for array in fitted.model.scorer.storage)
     mean_W, mean_b, n_epochs = np.zeros_like(W), np.zeros_like(b), len(settings.decay)
@@ -75,7 +74,7 @@ def averaged(model, X, y):
         now = settings.scaled(fitted.memory.factor / 2)._replace(
             decay=[(1, 1)], seed=epoch, past=epoch * settings.slow
         )
-        given = X, targets, model.bucket_table_
+        given = X, Targets.of(codes), model.bucket_table_
         _training.train_all(*given, W, b, 0, epoch == 0, now, -1)
         if epoch > 0:
             mean_W += W / (n_epochs - 1)

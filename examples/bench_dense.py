@@ -174,11 +174,11 @@ def products(shapes, repeats=8):
         X, y = make_many_classes(
             n_rows, n_features, n_classes, dense=True, class_exponent=0, random_state=0
         )
-        targets = Targets.of(y.astype(np.int32))
+        y = y.astype(np.int32)
         table = np.arange(n_classes)[:, None]
         options = MACHClassifier(max_iter=1, tol=None).get_params(deep=False)
         settings, _ = _steps.make_settings(
-            X, targets, None, options, 0, n_columns=n_classes
+            X, Targets.of(y), None, options, 0, n_columns=n_classes
         )
         W = np.zeros((n_features, n_classes), np.float32)
         b = np.zeros(n_classes, np.float32)
@@ -191,7 +191,7 @@ def products(shapes, repeats=8):
                 rows @ W
                 rows.T @ G
 
-        args = X, targets, table, W, b, 0, False, settings, N_JOBS
+        args = X, Targets.of(y), table, W, b, 0, False, settings, N_JOBS
         times = []
         for _ in range(repeats):
             times.append([])

@@ -117,9 +117,10 @@ def dense_rows(repeats, n_samples=4096, n_columns=512):
         rng = np.random.default_rng(0)
         X = rng.standard_normal((n_samples, n_features), dtype=np.float32)
         X = normalize(X)
-        targets = Targets.of(rng.integers(0, 1000, n_samples).astype(np.int32))
+        y = rng.integers(0, 1000, n_samples).astype(np.int32)
         table = _hashing.draw_table(1000, B, range(n_columns // B))
         options = OPTIONS | {"batch_size": 128}
+        targets = Targets.of(y)
         settings, _ = _steps.make_settings(X, targets, None, options, 0)
         W = np.zeros((n_features, n_columns), np.float32)
         b = np.zeros(n_columns, np.float32)

@@ -34,7 +34,7 @@ import sklearn
 from sklearn.preprocessing import normalize
 
 from sklearn_mach import MACHClassifier, _backends, _cuda, _hashing, _steps
-from sklearn_mach._losses import Sigmoid
+from sklearn_mach._losses import Softmax
 from sklearn_mach._memory import free_memory
 from sklearn_mach._targets import Targets
 from sklearn_mach.datasets import load_python_tokens, make_many_classes
@@ -236,8 +236,8 @@ def odp_learner(gpu, sizes, X, y):
     cupy, (n, d, K) = gpu.kernels.cupy, sizes["train"]
     R, B = sizes["R"], sizes["B"]
     table = _hashing.draw_table(K, B, range(R))
-    settings, _ = _steps.make_settings(X, Targets.of(y), None, OPTIONS, 0)
     rows = X, Targets.of(y), table
+    settings, _ = _steps.make_settings(X, rows[1], None, OPTIONS, 0)
     on_gpu = _backends.backend("cuda:0").train_all
 
     def train(settings):
@@ -305,14 +305,11 @@ def labels(gpu, sizes):
     # A class brings others with it, so that a row tells which labels it has.
     others = rng.integers(0, K, (K, m - 1))
     several = np.column_stack([y, others[y]]).astype(np.int32)
-    targets = Targets(np.arange(n + 1) * m, several.ravel())
+    targets = Targets(np.arange(n + 1) * m, several.ravel(), True)
     table = _hashing.draw_table(K, B, range(R))
-    settings, _ = _steps.make_settings(X, Targets.of(y), None, OPTIONS, 0)
+    settings, _ = _steps.make_settings(X, targets, None, OPTIONS, 0)
     on_gpu = _backends.backend("cuda:0").train_all
-    row = np.arange(n)[:, None, None]
-    places = np.unique((row * R + np.arange(R)) * B + table[several])
-    share = (np.bincount(places % (R * B), minlength=R * B) + 0.5) / (n + 1)
-    log_odds = np.log(share / (1 - share)).astype(np.float32)
+    log_odds = targets.log_odds(table, B, np.ones(n))
     b = np.empty(R * B, np.float32)  # of the last training
 
     def train(settings, targets=targets):
@@ -321,8 +318,8 @@ def labels(gpu, sizes):
         return seconds(on_gpu, X, targets, table, W, b, 0, True, settings, 1), W
 
     train(settings._replace(train=settings.train[:5_000]))  # compiles
-    softmax = epochs(lambda settings: train(settings, Targets.of(y)), settings)[0]
-    settings = settings._replace(loss=Sigmoid())
+    one = settings._replace(loss=Softmax())
+    softmax = epochs(lambda settings: train(settings, Targets.of(y)), one)[0]
     epoch, five, W = epochs(train, settings)
     report(f"{m} labels a row, {n:,} rows, d={d:,}, K={K:,}, R={R}, B={B}", "")
     report("    learner, five epochs, host to host", f"{five:.2f} s")
@@ -358,12 +355,12 @@ def dense(gpu, sizes):
     y = rng.integers(0, K, n).astype(np.int32)
     table = _hashing.draw_table(K, B, range(R))
     options = OPTIONS | {"max_iter": 1}
-    targets = Targets.of(y)
-    rows = block, targets.take(slice(len(block)))
-    settings, _ = _steps.make_settings(*rows, None, options, 0)
+    settings, _ = _steps.make_settings(
+        block, Targets.of(y[: len(block)]), None, options, 0
+    )
     ones = np.ones(n, np.float32)
     W, b = np.zeros((d, R * B), np.float32), np.zeros(R * B, np.float32)
-    shape = X.shape, None, K, R, B, settings.batch_size
+    shape, targets = (X.shape, None, K, R, B, settings.batch_size), Targets.of(y)
     at_a_time = _cuda.plan_training(gpu.kernels.free_memory(0), *shape)[0]
     plan = (0, at_a_time, False)  # streamed, even where X would fit
 

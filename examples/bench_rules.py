@@ -72,8 +72,7 @@ def trial(data, seeds):
     for n_rows in (3_000, 10_000, 30_000, ALL):
         found = []
         for seed in range(1 if n_rows == ALL else seeds):
-            now = settings._replace(seed=seed)
-            rows = X, targets, table[:, seed], 64, now, 2048
+            rows = X, targets, table[:, seed], 64, settings._replace(seed=seed), 2048
             with patch.object(_trial, "_N_PROBE", n_rows):
                 found.append(_trial.probe_step(*rows))
         factors.append(np.exp(np.mean(np.log(found))))

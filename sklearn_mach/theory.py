@@ -710,7 +710,7 @@ def choose_sizes(
     budget = _BUDGET if n_nonzeros > _FEW_NONZEROS else 2 * _BUDGET
     most_repetitions, times = budget // 64, _more_buckets(n_labels)
     budget *= times
-    most = _BUDGET // 4  # classes that have a bucket each
+    most = times * _BUDGET // 4  # classes that have a bucket each
     usual, columns = 64 * times, None if few is None else few.columns()
     if columns is not None:
         if max_columns is not None:
