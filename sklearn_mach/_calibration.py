@@ -274,13 +274,14 @@ def fit_marginals(scores, own, weight):
     rest = -np.log(np.maximum(1 - np.exp(s), _LEAST))
     best = np.broadcast_to(s[:, :1], s.shape)
     features = np.stack([s, rest, best], axis=2).reshape(-1, 3)
-    for used in ([0, 1, 2], [0, 2], [1, 2], [2]):  # less what would count the wrong way
+    used = [0, 1, 2]
+    while True:
         scalars = np.zeros(4)
         found = fit_logistic(features[:, used], own.ravel() * weight, weight)
         scalars[[0, *(i + 1 for i in used)]] = found
         if scalars[1:3].min() >= 0:
-            break
-    return scalars
+            return scalars
+        used.remove(scalars[1:3].argmin())  # what counts the wrong way
 
 
 def fit_logistic(features, own, total):

@@ -91,8 +91,3 @@ def to_proba(Z, n_buckets, log, link="softmax"):
         raise ValueError(OVERFLOW)
     LINKS[link][log](Z, n_buckets)
     return Z.reshape(Z.shape[0], -1, n_buckets)
-
-
-def bucket_proba(X, W, b, n_buckets, log):
-    """(Log) probabilities of the buckets, float32 of shape (n_samples, R, B)."""
-    return to_proba(logits(X, W, b), n_buckets, log)

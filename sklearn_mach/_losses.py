@@ -13,7 +13,6 @@ from numba.extending import overload
 from ._compat import ELEMENTWISE, INNER, njit
 
 _NOTHING = np.float32(1e-25)  # of a probability
-_NEARLY_ONE = np.float32(6e-8)  # a probability of one lacks so much in float32
 _LOG2E = np.float32(1.44269504)
 _LN2_HIGH = np.float32(0.693359375)
 _LN2_LOW = np.float32(-2.12194440e-4)
@@ -139,8 +138,12 @@ def _sigmoid(x, e):
 def _sigmoid_gradient(
     loss, z, scale, b, table, classes, step, rate, bias, weight, losses
 ):
-    """step * rate * (sigmoid - whether a class of the row is in the bucket)."""
-    zero, one = np.float32(0.0), np.float32(1.0)
+    """step * rate * (sigmoid - whether a class of the row is in the bucket).
+
+    A bucket is first P or, if that is less and keeps the digits, minus 1 - P; then one
+    or two less if it has a class, and one more if it is negative.
+    """
+    zero, one, two = np.float32(0.0), np.float32(1.0), np.float32(2.0)
     n_buckets = z.shape[0] // rate.shape[0]
     for r in range(rate.shape[0]):
         zr = z[r * n_buckets : (r + 1) * n_buckets]
@@ -149,22 +152,25 @@ def _sigmoid_gradient(
         for q in range(n_buckets):
             x = zr[q] * scale + br[q]
             e = _exp(-abs(x))
-            total += (x if x > zero else zero) + _log1p(e)
-            zr[q] = _sigmoid(x, e)
+            # not zero: an overflow should show in the loss
+            total += (x if x > zero else x * zero) + _log1p(e)
+            lesser = e / (one + e)
+            zr[q] = -lesser if x > zero else lesser
         losses[r] += weight * total
         for k in range(classes.shape[0]):
             p = zr[table[classes[k], r]]
-            if p > zero:  # else another class has been there
-                rest = one - p
-                rest = rest if rest > _NEARLY_ONE else _NEARLY_ONE
-                losses[r] += weight * np.log(rest / p)
-                zr[table[classes[k], r]] = p - one
+            if p > -one:  # else another class has been there
+                odds = (one - p) / p if p > zero else -p / (one + p)
+                losses[r] += weight * np.log(odds)
+                zr[table[classes[k], r]] = p - (two if p > zero else one)
         factor = step * rate[r]
         if bias is None:
+            for q in range(n_buckets):
+                zr[q] = zr[q] if zr[q] > zero else one + zr[q]
             _scale_gradient(zr, factor)
             continue
         for q in range(n_buckets):
-            g = zr[q] * factor
+            g = (zr[q] if zr[q] > zero else one + zr[q]) * factor
             zr[q] = g
             br[q] -= bias * g
 

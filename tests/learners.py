@@ -44,12 +44,13 @@ def learner(table, **parameters):
     return MACHClassifier(**(defaults | parameters))
 
 
-def auto_fit(X, y, table, n_buckets, n_epochs, weight=None):
+def auto_fit(X, y, table, n_buckets, n_epochs, weight=None, power=1, **options):
     """Weights and intercepts of the reference with the steps of "auto", factor 4."""
     weight = np.ones(len(y)) if weight is None else weight / weight.mean()
-    step, options = reference.auto_steps(X, weight)
+    step, given = reference.auto_steps(X, weight, power=power)
     rows = orders(n_epochs, reference.visited(np.arange(len(y)), weight))
-    return reference.sgd_fit(X, y, table, n_buckets, rows, step, **options)[:2]
+    given |= options
+    return reference.sgd_fit(X, y, table, n_buckets, rows, step, **given)[:2]
 
 
 def pareto(n):

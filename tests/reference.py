@@ -145,25 +145,27 @@ def mean_length(X, weight):
     return np.average(limited_squares(X, weight).sum(axis=1), weights=weight)
 
 
-def feature_gains(X, weight):
+def feature_gains(X, weight, power=1):
     """1 + log((n + 1) / (n_j + 1)), scaled so that the rows keep their mean square.
 
-    n and n_j are sums of the weights, those of all rows and of the feature's.
+    n and n_j are sums of the weights, those of all rows and of the feature's.  Where
+    rows have several classes the power is 2.
     """
     n = weight.sum()
     gain = np.array([1 + np.log((n + 1) / (weight @ (x != 0) + 1)) for x in X.T])
+    gain **= power
     squares = weight @ limited_squares(X, weight)
     return gain * squares.sum() / (squares @ gain)
 
 
-def auto_steps(X, weight, factor=4):
+def auto_steps(X, weight, factor=4, power=1):
     """Steps (n,) of rows of such weights of one visit, and the options of `sgd_fit`.
 
     weight (n,) is that of all visits of a row; those above zero are 1 on average.
     """
     n_visits = np.ceil(weight / 2)
     share = weight / np.maximum(n_visits, 1)
-    gain, bias = feature_gains(X, weight), mean_length(X, weight)
+    gain, bias = feature_gains(X, weight, power), mean_length(X, weight)
     step = factor * share / np.maximum(X**2 @ gain, bias)
     visits = np.append(weight @ (X != 0), weight.sum())
     return step, dict(weight=share, gain=gain, bias=bias, visits=visits)

@@ -17,7 +17,7 @@ from helpers import (
 )
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import minimize
-from scipy.special import log_softmax
+from scipy.special import log_softmax, logsumexp
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.metrics import log_loss
@@ -176,12 +176,17 @@ def adjusted_rows(tau, n=4_000, k=5, seed=0, t=1.5):
 
 
 def maximum_likelihood(scores, log_prior, own, weight):
-    """tau of the largest likelihood, and its sandwich error by differences."""
+    """tau of the largest likelihood of one true class a row, and its error."""
 
     def losses(x):
         log_proba = log_softmax(x[0] * scores - x[1] * log_prior, axis=1)
         return -weight * log_proba[own]
 
+    return least(losses)
+
+
+def least(losses):
+    """tau of the least sum of losses, and its sandwich error by differences."""
     x = minimize(lambda x: losses(x).sum(), [1, 0], method="BFGS", tol=1e-8).x
     h = 1e-4
     steps = h * np.eye(2)
@@ -248,6 +253,47 @@ def test_the_scale_of_the_weights_does_not_change_the_adjustment():
     found = fit_adjustment(*rows, weight)
     for scale in (1e-12, 1e12):
         np.testing.assert_allclose(fit_adjustment(*rows, scale * weight), found, 1e-9)
+
+
+def several_true(tau, n, k=6, seed=0):
+    """As `adjusted_rows` with one to three true classes, or none, in a row."""
+    rng = np.random.default_rng([seed, 1])
+    scores, log_prior = rng.normal(-3, 1, (n, k)), rng.normal(0, 1.5, (n, k))
+    utility = 1.5 * (scores - tau * log_prior) + rng.gumbel(size=(n, k))
+    place = np.argsort(np.argsort(-utility, axis=1), axis=1)
+    return scores, log_prior, place < (np.arange(n) % 4)[:, None]
+
+
+@pytest.mark.parametrize("tau", [0.2, 0.5])
+def test_the_adjustment_of_several_true_classes_is_that_of_the_likelihood(tau):
+    scores, log_prior, own = several_true(tau, n=500)
+    weight = np.random.default_rng(1).uniform(0, 2, 500)
+    weight[::5] = 0
+    samples = []  # each true class with those that are not
+    for i, k in zip(*np.nonzero(own), strict=True):
+        others = ~own[i]
+        pair = np.stack([scores[i], -log_prior[i]], axis=1)
+        samples.append((weight[i], pair[others] - pair[k]))
+
+    def losses(x):
+        zero = [0.0]  # the utility of the true class
+        return np.array([w * logsumexp(np.append(u @ x, zero)) for w, u in samples])
+
+    best, error = least(losses)
+    assert error < best / 2
+    expected = best * (1 - (error / best) ** 2)
+    assert abs(fit_adjustment(scores, log_prior, own, weight) - expected) < 1e-4
+
+
+def test_rows_of_which_all_classes_are_true_say_nothing_of_the_adjustment():
+    scores, log_prior, own = several_true(0.4, n=500)
+    expected = fit_adjustment(scores, log_prior, own, np.ones(500))
+    assert expected > 0.1
+    own[::4] = True  # where none was
+    found = fit_adjustment(scores, log_prior, own, np.ones(500))
+    assert_allclose(found, expected, rtol=1e-9)
+    own[:] = True
+    assert fit_adjustment(scores, log_prior, own, np.ones(500)) == 0
 
 
 def test_probabilities_follow_from_scores_by_scalars_chance_or_sum():

@@ -10,6 +10,7 @@ from learners import learner, needs_compilation, orders, problem
 from numpy.testing import assert_allclose, assert_array_equal
 
 from sklearn_mach import MACHClassifier, _dense, _steps, _trial
+from sklearn_mach._targets import Targets
 from sklearn_mach._tiles import pack_negative, packed_shape, subtract_product
 from sklearn_mach.datasets import make_many_classes
 
@@ -24,7 +25,9 @@ def rows_and_weights(n=60, d=7, seed=0):
 
 def settings_of(X, y, weight=None, n_columns=9, **params):
     options = MACHClassifier(**params).get_params(deep=False)
-    return _steps.make_settings(X, y, weight, options, 0, n_columns=n_columns)[0]
+    return _steps.make_settings(
+        X, Targets.of(y), weight, options, 0, n_columns=n_columns
+    )[0]
 
 
 def record_starts(monkeypatch):
@@ -186,7 +189,7 @@ def test_epochs_and_factor_of_dense_rows_come_from_a_trial():
     column = np.arange(40)
     few = settings_of(X[:999], y[:999].astype(np.int32), n_columns=40)
     sizes = column, 40, few
-    assert _trial.probe_dense(X[:999], y[:999], *sizes) == (None, None)
+    assert _trial.probe_dense(X[:999], Targets.of(y[:999]), *sizes) == (None, None)
 
 
 @needs_compilation

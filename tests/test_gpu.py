@@ -18,7 +18,7 @@ from test_dense import record_starts
 from sklearn_mach import _cuda, _steps, _training
 from sklearn_mach._backends import backend
 from sklearn_mach._losses import Sigmoid, Softmax
-from sklearn_mach._rows import Targets
+from sklearn_mach._targets import Targets
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -180,12 +180,12 @@ def test_sigmoids_equal_the_reference(
     rows = sp.csr_matrix(X) if sparse else X
     parameters = dict(max_iter=2, alpha=alpha, batch_size=batch_size, verbose=1)
     options = learner(table, **parameters).get_params(deep=False)
-    settings, _ = _steps.make_settings(
-        rows, None, weight.astype(np.float32), options, SEED
-    )
-    settings = settings._replace(loss=Sigmoid())
     starts = np.cumsum([0, *map(len, classes)])
-    targets = Targets(starts, np.concatenate(classes).astype(np.int32))
+    targets = Targets(starts, np.concatenate(classes).astype(np.int32), True)
+    settings, _ = _steps.make_settings(
+        rows, targets, weight.astype(np.float32), options, SEED
+    )
+    assert isinstance(settings.loss, Sigmoid)
     # Intercepts begin elsewhere than at zero, as log odds of the buckets do.
     start = np.random.default_rng(2).standard_normal((3, 3)).astype(np.float32)
     found_W, found_b = np.zeros((7, 9), np.float32), start.ravel().copy()

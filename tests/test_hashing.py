@@ -20,6 +20,7 @@ from sklearn_mach._hashing import (
     sketch_bytes,
     sketch_classes,
 )
+from sklearn_mach._targets import Targets
 
 PRIME = 2**61 - 1
 FAMILIES = ["balanced", "clustered", "universal"]
@@ -296,9 +297,10 @@ def test_clustering_takes_no_more_memory_than_is_said(monkeypatch, n_jobs):
     y = np.arange(n_classes, dtype=np.int32)
     X = sp.csr_matrix((rng.random(n_classes), (y, y % 50)), shape=(n_classes, 50))
     weight = np.ones(n_classes, np.float32)
-    sketch_classes(X, y, weight, n_classes, 0)  # compiles
+    targets = Targets.of(y)
+    sketch_classes(X, targets, weight, n_classes, 0)  # compiles
     given = n_classes, 64, range(8), "clustered", None
-    sketch = partial(sketch_classes, X, y, weight, n_classes)
+    sketch = partial(sketch_classes, X, targets, weight, n_classes)
     peak = peak_of(draw_table, *given, sketch, n_jobs=n_jobs)[1]
     assert peak < sketch_bytes(n_classes)
 
@@ -334,9 +336,10 @@ def test_sketches_keep_the_angles_between_the_mean_rows_of_classes():
     length = np.linalg.norm(means, axis=1, keepdims=True)
     cosines = means @ means.T / np.maximum(length * length.T, 1e-30)
     found = []
+    targets = Targets.of(y)
     for seed in range(200):
-        dense = sketch_classes(X, y, weight, 6, seed)
-        sparse = sketch_classes(sp.csr_matrix(X), y, weight, 6, seed)
+        dense = sketch_classes(X, targets, weight, 6, seed)
+        sparse = sketch_classes(sp.csr_matrix(X), targets, weight, 6, seed)
         # Sums of float32 in another order.
         np.testing.assert_allclose(sparse, dense, atol=1e-5)
         assert (dense[4] == 0).all()
@@ -348,14 +351,35 @@ def test_sketches_keep_the_angles_between_the_mean_rows_of_classes():
     np.testing.assert_allclose(np.mean(found, axis=0), cosines, rtol=0, atol=0.04)
 
 
+@pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
+def test_rows_of_several_classes_are_added_to_the_sketch_of_each(form):
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((5_000, 12)) * (rng.random((5_000, 12)) < 0.4)
+    Y = rng.random((5_000, 9)) < 0.15
+    Y[:, 4] = False  # a class of no row
+    weight = rng.uniform(0.5, 2, 5_000).astype(np.float32)
+    assert Y.sum(axis=1).min() == 0 and Y.sum(axis=1).max() > 3
+    targets = Targets.of_indicator(sp.csr_array(Y))
+    found = sketch_classes(form(X), targets, weight, 9, 7)
+    row, classes = np.nonzero(Y)  # a row for each of its classes
+    pairs = form(X[row]), Targets.of(classes.astype(np.int32)), weight[row]
+    expected = sketch_classes(*pairs, 9, 7)
+    # Sums of float32 in the same order; those of products by blocks of rows.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=2e-5)
+    assert not found[4].any()
+    length = np.linalg.norm(np.delete(found, 4, axis=0), axis=1)
+    np.testing.assert_allclose(length, 1, rtol=1e-5)
+
+
 @pytest.mark.parametrize("exponent", [-900, -140, 1, 130, 1000])
 @pytest.mark.parametrize("form", [np.asarray, sp.csr_matrix])
 def test_weights_times_a_power_of_two_change_no_sketch(form, exponent):
     rng = np.random.default_rng(0)
     X, y = form(rng.standard_normal((60, 30))), np.arange(60) % 6
     weight = rng.uniform(0.1, 5, 60)
-    expected = sketch_classes(X, y, weight, 6, 0)
-    found = sketch_classes(X, y, weight * 2.0**exponent, 6, 0)
+    targets = Targets.of(y)
+    expected = sketch_classes(X, targets, weight, 6, 0)
+    found = sketch_classes(X, targets, weight * 2.0**exponent, 6, 0)
     np.testing.assert_array_equal(found, expected)
 
 

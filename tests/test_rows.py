@@ -5,7 +5,8 @@ import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
 
-from sklearn_mach._rows import Targets, rows_of, stack
+from sklearn_mach._rows import rows_of, stack
+from sklearn_mach._targets import Targets
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -71,27 +72,19 @@ def test_blocks_of_either_kind_are_stacked(dtype):
         for k in sparse:
             kinds[k] = lambda x: sp.csr_array(x.astype(np.float32))
         blocks = [
-            (kind(x), y[rows], weight[rows])
+            (kind(x), Targets.of(y[rows]), weight[rows])
             for kind, x, rows in zip(
                 kinds, parts, (slice(0, 1), slice(1, 4)), strict=True
             )
         ]
-        stacked, classes, weights = stack(blocks)
+        stacked, targets, weights = stack(blocks)
         assert sp.issparse(stacked) == bool(sparse)
         assert_array_equal(stacked.toarray() if sparse else stacked, X)
-        assert_array_equal(classes, y)
+        assert_array_equal(targets.starts, np.arange(5))
+        assert_array_equal(targets.classes, y)
         assert_array_equal(weights, weight)
 
 
 def test_rows_of_another_kind_are_refused():
     with pytest.raises(TypeError, match="coo"):
         rows_of(sp.coo_array(np.eye(3)))
-
-
-def test_one_class_a_row_is_a_slice_of_length_one():
-    starts, classes = Targets.of(np.array([4, 0, 2], np.int32))
-    assert [classes[starts[i] : starts[i + 1]].tolist() for i in range(3)] == [
-        [4],
-        [0],
-        [2],
-    ]

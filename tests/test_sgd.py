@@ -24,7 +24,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn_mach import MACHClassifier, _int16, _sgd, _steps, _training
 from sklearn_mach._compat import njit
 from sklearn_mach._losses import Softmax
-from sklearn_mach._rows import Targets
+from sklearn_mach._targets import Targets
 
 
 @njit
@@ -179,38 +179,59 @@ def several():
     return X, lists, table
 
 
-def train_several(X, lists, table, n_epochs, n_columns=0, **parameters):
+def train_several(
+    X, lists, table, n_epochs, n_columns=0, loss="softmax", weight=None, n_jobs=None,
+    **parameters
+):  # fmt: skip
     """Weights (R, B, d), intercepts (R, B) and the losses of the last epoch."""
     starts = np.cumsum([0] + [len(classes) for classes in lists])
-    targets = Targets(starts, np.concatenate(lists).astype(np.int32))
+    classes = np.concatenate(lists).astype(np.int32)
+    targets = Targets(starts, classes, loss == "sigmoid")
     options = learner(table, max_iter=n_epochs, **parameters).get_params(deep=False)
     settings, _ = _steps.make_settings(
-        X, None, None, options, order_seed(), n_columns=n_columns
+        X, targets, weight, options, order_seed(), n_columns=n_columns
     )
+    assert settings.loss.link == loss
+    assert not settings.starts
     assert (settings.unit is None) == (n_columns == 0)
     if parameters.get("learning_rate") == "auto":
         settings = settings.scaled(4)
     W, b = np.zeros((X.shape[1], 9), np.float32), np.zeros(9, np.float32)
-    columns = _training.Columns(W, b, 0, 9, True)
     table = table.astype(np.uint8)
+    if n_jobs is not None:
+        _training.train_all(X, targets, table, W, b, 0, True, settings, n_jobs)
+        return W.T.reshape(3, 3, -1), b.reshape(3, 3), None
+    columns = _training.Columns(W, b, 0, 9, True)
     losses = _training.train(X, targets, table, columns, settings)[2]
     if settings.unit is not None:
         _training.to_float(W, [np.arange(3)], 3, settings.unit)
     return W.T.reshape(3, 3, -1), b.reshape(3, 3), losses
 
 
+LOSSES = {"softmax": reference.softmax_loss, "sigmoid": reference.sigmoid_loss}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("alpha", [0, 0.05])
-def test_rows_of_several_classes_learn_the_mean_of_their_buckets(sparse, alpha):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_epochs_of_rows_of_several_classes_equal_the_reference(
+    loss, sparse, alpha, weighted
+):
     X, lists, table = several()
     rows, batch_size = (sp.csr_matrix(X), 1) if sparse else (X, 4)
-    given = dict(alpha=alpha, batch_size=batch_size)
+    weight = np.ones(len(lists))
+    if weighted:  # of which none is twice the mean
+        weight = np.random.default_rng(2).uniform(0.2, 1.5, len(lists))
+        weight /= weight.mean()
+    given = dict(alpha=alpha, batch_size=batch_size, loss=loss)
+    given["weight"] = weight.astype(np.float32) if weighted else None
     W, b, _ = train_several(rows, lists, table, 3, **given)
-    ones = np.ones(len(lists))
     options = dict(bias=1.0, penalty=0.3 * alpha, batch_size=batch_size)
-    by_epoch, step = orders(3, np.arange(len(lists))), 0.3 * ones
+    options["loss_of"] = LOSSES[loss]
+    by_epoch, step = orders(3, np.arange(len(lists))), 0.3 * weight
     expected_W, expected_b, _ = reference.sgd_fit(
-        X, lists, table, 3, by_epoch, step, ones, **options
+        X, lists, table, 3, by_epoch, step, weight, **options
     )
     assert_allclose(W, expected_W, **TOLERANCE)
     assert_allclose(b, expected_b, **TOLERANCE)
@@ -219,18 +240,46 @@ def test_rows_of_several_classes_learn_the_mean_of_their_buckets(sparse, alpha):
     expected = reference.sgd_epoch(
         X, lists, table, *zero, by_epoch[0], step, (1, 0), **options
     )
-    assert_allclose(losses, expected.mean(axis=0), rtol=1e-5)
+    expected = np.average(expected, axis=0, weights=weight[by_epoch[0]])
+    assert_allclose(losses, expected, rtol=1e-5)
 
 
-def test_rows_of_several_classes_are_learned_in_16_bits(sixteen_bits):
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("bits", [16, 32])
+def test_automatic_steps_of_rows_of_several_classes_equal_the_reference(
+    sixteen_bits, loss, bits
+):
+    # Those of sigmoids have squared gains.
     X, lists, table = several()
-    options = dict(n_columns=9, learning_rate="auto")
+    n_columns, power = 9 if bits == 16 else 0, 2 if loss == "sigmoid" else 1
+    options = dict(n_columns=n_columns, learning_rate="auto", loss=loss)
     W, b, _ = train_several(sp.csr_matrix(X), lists, table, 3, **options)
-    expected_W, expected_b = auto_fit(X, lists, table, 3, 3)
+    options = dict(power=power, loss_of=LOSSES[loss])
+    expected_W, expected_b = auto_fit(X, lists, table, 3, 3, **options)
     # As in `test_weights_of_16_bits_are_near_the_reference`.
-    assert_allclose(W, expected_W, rtol=0, atol=0.024 * 90**0.5)
-    assert_allclose(b, expected_b, rtol=0, atol=0.024 * 90**0.5)
+    error = 0.024 * 90**0.5 if bits == 16 else 1e-3
+    assert_allclose(W, expected_W, rtol=0, atol=error)
+    assert_allclose(b, expected_b, rtol=0, atol=error)
     assert np.abs(W).max() > 4 * 0.024 * 90**0.5
+
+
+@pytest.mark.parametrize("kind", ["float32", "16 bits", "dense"])
+def test_threads_change_no_bit_of_sigmoids(sixteen_bits, kind, monkeypatch):
+    # Two blocks of dense columns, whose batches have some parts for threads to share.
+    monkeypatch.setattr(_training, "_DENSE_COLUMNS", 6)
+    monkeypatch.setattr(_sgd, "_BATCH_PART", 3)
+    X, lists, table = several()
+    rows = X if kind == "dense" else sp.csr_matrix(X)
+    options = dict(n_columns=9 if kind == "16 bits" else 0, learning_rate="auto")
+    options |= dict(loss="sigmoid", batch_size=10)
+    by_jobs = [
+        train_several(rows, lists, table, 2, n_jobs=n_jobs, **options)[:2]
+        for n_jobs in (1, 2, 3, 6)
+    ]
+    for other in by_jobs[1:]:
+        assert_array_equal(other[0], by_jobs[0][0])
+        assert_array_equal(other[1], by_jobs[0][1])
+    assert by_jobs[0][0].any()
 
 
 @pytest.mark.parametrize("kind", ["float32", "16 bits", "dense"])
@@ -262,8 +311,8 @@ def test_a_pass_ends_where_another_thread_halts_it(storage):
     losses, halt = np.zeros(1), np.zeros(1, np.bool_)
     slowing = np.zeros((2, n_features + 1), np.float32)
     given = _sgd.Pass(
-        order, Softmax(), *targets, table, weight, step, gain, *slowing, np.zeros(2),
-        rate, np.float32(1), 0, W, b, losses, halt
+        order, Softmax(), *targets[:2], table, weight, step, gain, *slowing,
+        np.zeros(2), rate, np.float32(1), 0, W, b, losses, halt
     )  # fmt: skip
     halting = threading.Timer(0.05, lambda: halt.fill(True))
     halting.start()
@@ -367,18 +416,19 @@ def test_features_without_values_keep_weights_of_zero(sixteen_bits):
 
 def test_a_repetition_that_has_stopped_keeps_its_16_bits(sixteen_bits):
     X, y, _, table = problem()
-    X, y, table = sp.csr_matrix(X), y.astype(np.int32), table.astype(np.uint8)
+    X, table = sp.csr_matrix(X), table.astype(np.uint8)
+    targets = Targets.of(y.astype(np.int32))
     options = learner(table, learning_rate="auto").get_params(deep=False)
     options["batch_size"] = 1
     options["max_iter"] = 3
-    settings, _ = _steps.make_settings(X, y, None, options, 0, n_columns=9)
+    settings, _ = _steps.make_settings(X, targets, None, options, 0, n_columns=9)
     assert settings.unit is not None
 
     def weights(rate):
         W, b = np.zeros((7, 9), np.float32), np.zeros(9, np.float32)
         columns = _training.Columns(W, b, 0, 9, True)
         now = settings._replace(rate=np.array(rate, np.float32))
-        _training.train(X, Targets.of(y), table, columns, now)
+        _training.train(X, targets, table, columns, now)
         _training.to_float(W, [np.arange(3)], 3, settings.unit)
         return W.reshape(7, 3, 3), b.reshape(3, 3)
 
@@ -394,8 +444,9 @@ def test_losses_of_16_bits_are_those_of_float32(sixteen_bits):
     y = rng.integers(0, 6, 400).astype(np.int32)
     share = np.where(rng.random((6, 30)) < 0.3, 0.5, 0.1)  # of the rows of a class
     X = sp.csr_matrix((rng.random((400, 30)) < share[y]).astype(np.float32))
+    targets = Targets.of(y)
     options = MACHClassifier(max_iter=3).get_params(deep=False)
-    settings, _ = _steps.make_settings(X, y, None, options, 0, n_columns=1)
+    settings, _ = _steps.make_settings(X, targets, None, options, 0, n_columns=1)
     assert settings.unit is not None
     factors = 2.0 ** np.arange(-2, 3)  # with 8, rounding errors grow
     settings = settings._replace(tol=None)
@@ -407,7 +458,7 @@ def test_losses_of_16_bits_are_those_of_float32(sixteen_bits):
             W, b = np.zeros((30, 6), np.float32), np.zeros(6, np.float32)
             columns = _training.Columns(W, b, 0, 6, True)
             now = settings._replace(unit=unit).scaled(factor)
-            trained = _training.train(X, Targets.of(y), table, columns, now)
+            trained = _training.train(X, targets, table, columns, now)
             losses[-1] += trained[2].tolist()
     # Steps are rounded by at most 1/256 of the longest, at random: losses hardly move.
     assert_allclose(losses[0], losses[1], rtol=0.005)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import reference
 import scipy.sparse as sp
 from learners import (
     SEED,
@@ -18,6 +19,7 @@ from sklearn.feature_extraction.text import TfidfTransformer
 
 from sklearn_mach import MACHClassifier, _steps
 from sklearn_mach._rows import rows_of
+from sklearn_mach._targets import Targets
 from sklearn_mach.datasets import make_many_classes
 
 
@@ -49,9 +51,10 @@ def test_gains_are_in_proportion_to_the_idf_of_scikit_learn():
 
 @pytest.mark.parametrize("options", [{"learning_rate": 0.3}, {"alpha": 0.01}])
 def test_a_given_step_and_a_penalty_are_the_same_for_all_features(options):
-    X = sp.csr_matrix(problem()[0])
+    X, y, _, _ = problem()
+    X, targets = sp.csr_matrix(X), Targets.of(y)
     options = MACHClassifier(**options).get_params(deep=False)
-    settings, _ = _steps.make_settings(X, None, None, options | {"max_iter": 2}, 0)
+    settings, _ = _steps.make_settings(X, targets, None, options | {"max_iter": 2}, 0)
     assert (settings.gain == 1).all()
     assert not settings.past.any() and not settings.slow.any()
 
@@ -118,7 +121,8 @@ def test_a_row_is_visited_once_for_every_two_of_its_weight_begun():
     weight = pareto(200)
     weight[[5, 50]] = 0
     options = many_buckets(learning_rate=0.1).get_params(deep=False)
-    settings, _ = _steps.make_settings(sp.csr_matrix(X), y, weight, options, 0)
+    rows = sp.csr_matrix(X), Targets.of(y), weight
+    settings, _ = _steps.make_settings(*rows, options, 0)
     relative = weight / weight[weight > 0].mean()
     assert relative.max() > 10
     visits = np.bincount(settings.visited(settings.train), minlength=200)
@@ -219,10 +223,46 @@ def test_no_class_loses_its_last_row_to_those_set_aside(seed):
     y = rng.integers(0, rng.integers(1, 60), rng.integers(1, 100))
     rows = np.flatnonzero(rng.random(y.size) < 0.9)
     n_held = int(rng.integers(1, 50))
-    train, held = _steps.set_aside(rows, y, n_held, seed)
+    train, held = _steps.set_aside(rows, Targets.of(y), n_held, seed)
     assert_array_equal(np.sort(np.append(train, held)), rows)
     assert set(y[train]) == set(y[rows])
     assert held.size == min(n_held, rows.size - len(set(y[rows])))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_no_class_of_several_loses_its_last_row_to_those_set_aside(seed):
+    rng = np.random.default_rng(seed)
+    n, K = rng.integers(1, 100), rng.integers(1, 30)
+    Y = rng.random((n, K)) < rng.choice([0.02, 0.1, 0.5])
+    rows = np.flatnonzero(rng.random(n) < 0.9).astype(np.int32)
+    n_held = int(rng.integers(1, 60))
+    targets = Targets.of_indicator(sp.csr_array(Y))
+    train, held = _steps.set_aside(rows, targets, n_held, seed)
+    assert_array_equal(np.sort(np.append(train, held)), rows)
+    assert train.dtype == held.dtype == np.int32
+    assert_array_equal(Y[train].any(axis=0), Y[rows].any(axis=0))
+    # Of each class one row stays, and no other need.
+    assert min(n_held, rows.size - Y[rows].any(axis=0).sum()) <= held.size <= n_held
+    if held.size < n_held:  # any other row is the last of a class in the order
+        last = {np.flatnonzero(Y[train, k])[-1] for k in range(K) if Y[train, k].any()}
+        assert last == set(range(train.size))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("several", [False, True])
+def test_several_classes_a_row_ask_for_sigmoids_and_squared_gains(sparse, several):
+    X, y, _, _ = problem(n=60)
+    X = sp.csr_matrix(X) if sparse else X
+    targets = Targets.of(y.astype(np.int32))._replace(several=several)
+    options = MACHClassifier(max_iter=2).get_params(deep=False)
+    settings, _ = _steps.make_settings(X, targets, None, options, 0, n_columns=9)
+    assert settings.loss.link == ("sigmoid" if several else "softmax")
+    assert settings.starts == (not sparse and not several)
+    assert (settings.metric is None) == sparse
+    gain = np.ones(7)
+    if sparse:  # dense rows have a metric in their place
+        gain = reference.feature_gains(X.toarray(), np.ones(60), 2 if several else 1)
+    assert_allclose(settings.gain, gain, rtol=1e-6)
 
 
 def test_early_stopping_without_rows_to_spare_is_refused():
@@ -237,6 +277,21 @@ def test_an_automatic_number_of_epochs_makes_200_000_visits():
         X, y = sp.csr_array(np.ones((n_rows, 1))), np.arange(n_rows) % 2
         model = MACHClassifier(tol=None, learning_rate=0.1, random_state=0)
         assert model.fit(X, y).n_iter_ == n_epochs
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_labels", "n_epochs"),
+    [(2_000, 1, 100), (2_000, 3, 34), (2_000, 0.5, 100), (4_000, 2, 25), (999, 400, 5)],
+)
+def test_epochs_of_several_labels_make_so_many_visits_of_labels(
+    n_rows, n_labels, n_epochs
+):
+    labels = np.arange(int(n_rows * n_labels), dtype=np.int32)
+    starts = (np.arange(n_rows + 1) * n_labels).astype(np.int64)
+    X, targets = sp.csr_array(np.ones((n_rows, 1))), Targets(starts, labels, True)
+    options = MACHClassifier().get_params(deep=False)
+    settings, _ = _steps.make_settings(X, targets, None, options, 0)
+    assert len(settings.decay) == n_epochs
 
 
 def test_the_coherence_is_how_much_longer_a_batch_is_than_its_longest_row():
@@ -263,7 +318,7 @@ def test_steps_of_a_batch_of_equal_dense_rows_are_divided_among_them():
     X, y = np.ones((512, 4)), np.arange(512) % 3
     options = MACHClassifier(batch_size=64, max_iter=1).get_params(deep=False)
     dense, sparse = (
-        _steps.make_settings(rows, y, None, options, 0)[0].step
+        _steps.make_settings(rows, Targets.of(y), None, options, 0)[0].step
         for rows in (X, sp.csr_array(X))
     )
     assert_allclose(64 * dense, sparse, rtol=1e-6)

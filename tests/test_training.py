@@ -13,7 +13,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from sklearn_mach import MACHClassifier, _steps, _training
 from sklearn_mach._progress import SilentTask
-from sklearn_mach._rows import Targets, rows_of
+from sklearn_mach._rows import rows_of
+from sklearn_mach._targets import Targets
 from sklearn_mach.datasets import make_many_classes
 
 
@@ -115,9 +116,10 @@ def test_columns_may_be_pickled_more_than_once(zero):
 
 def test_when_one_block_fails_no_other_goes_on_to_write():
     X, y, _, table = problem()
-    X, y, table = sp.csr_matrix(X), y.astype(np.int32), table.astype(np.uint8)
+    X, table = sp.csr_matrix(X), table.astype(np.uint8)
+    targets = Targets.of(y.astype(np.int32))
     options = learner(table, max_iter=100_000).get_params(deep=False)
-    settings, _ = _steps.make_settings(X, y, None, options, 0)
+    settings, _ = _steps.make_settings(X, targets, None, options, 0)
     second_has_begun, running = threading.Event(), set()
 
     class Task(SilentTask):
@@ -140,7 +142,7 @@ def test_when_one_block_fails_no_other_goes_on_to_write():
 
     W, b = np.zeros((7, 9), np.float32), np.zeros(9, np.float32)
     with pytest.raises(ValueError, match="The first block fails"):
-        _training.train_all(X, Targets.of(y), table, W, b, 0, True, settings, 2, Task)
+        _training.train_all(X, targets, table, W, b, 0, True, settings, 2, Task)
     assert not running
     assert second_has_begun.is_set()
 
@@ -167,6 +169,29 @@ def test_blocks_are_learned_as_well_as_all_rows_together(first):
     assert model.score(X[n:], y[n:]) > whole.score(X[n:], y[n:]) - 0.01
 
 
+@pytest.mark.usefixtures("two_blas_threads")
+@needs_compilation
+@pytest.mark.parametrize("kind", ["float32", "16 bits", "dense"])
+def test_fits_of_several_labels_do_not_depend_on_n_jobs(kind, request):
+    if kind == "16 bits":
+        request.getfixturevalue("sixteen_bits")
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((1_500, 40)) * (rng.random((1_500, 40)) < 0.3)
+    Y = (X[:, :30] > 0.8) | (rng.random((1_500, 30)) < 0.01)
+    X = X if kind == "dense" else sp.csr_matrix(X)
+    fitted = []
+    for n_jobs in (1, 2, 3):
+        model = MACHClassifier(
+            n_repetitions=5, n_buckets=16, max_iter=2, n_jobs=n_jobs, random_state=0
+        )
+        model.fit(X, Y.astype(int))
+        arrays = model.bucket_table_, model.coef_, model.intercept_
+        fitted.append((*arrays, model._fitted.memory.factor))
+    for other in fitted[1:]:
+        for one, another in zip(fitted[0], other, strict=True):
+            assert_array_equal(one, another)
+
+
 @pytest.mark.parametrize("kind", ["float32", "16 bits", "dense", "penalty"])
 def test_training_goes_on_from_a_state_with_the_same_bits(kind, request):
     if kind == "16 bits":
@@ -178,7 +203,7 @@ def test_training_goes_on_from_a_state_with_the_same_bits(kind, request):
         table, max_iter=6, learning_rate="auto", tol=0.1, n_iter_no_change=1,
         batch_size=4, alpha=0.01 * (kind == "penalty")
     ).get_params(deep=False)  # fmt: skip
-    settings, _ = _steps.make_settings(X, y, weight, options, 0, n_columns=9)
+    settings, _ = _steps.make_settings(X, targets, weight, options, 0, n_columns=9)
     assert (settings.unit is not None) == (kind == "16 bits")
     given = rows_of(X), targets, table, settings
 

@@ -1,12 +1,13 @@
-"""Storages of weights, each against products and softmax in float64."""
+"""Storages of weights and links, each against products in float64."""
 
+import itertools
 import pickle
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
-from scipy.special import log_softmax, softmax
+from scipy.special import log_expit, log_softmax
 
 from sklearn_mach._weights import STORAGES, Linear
 
@@ -14,16 +15,21 @@ R, B, D = 3, 4, 20
 ROUNDING = {"float32": 0}  # of a weight, as a share of the largest of its feature
 
 
-@pytest.fixture(params=STORAGES)
+# Logarithms of probabilities of logits (n, R, B).
+LINKS = {"softmax": lambda Z: log_softmax(Z, axis=2), "sigmoid": log_expit}
+
+
+@pytest.fixture(params=itertools.product(STORAGES, LINKS), ids="-".join)
 def linear(request):
-    """A scorer of each storage, and the weights that it stands for."""
+    """A scorer of each storage and link, and the weights that it stands for."""
+    storage, link = request.param
     rng = np.random.default_rng(0)
     W, b = rng.standard_normal((D, R * B)), rng.standard_normal(R * B)
     given = W.astype(np.float32), b.astype(np.float32)
-    scorer = Linear.of(*(array.copy() for array in given), B, request.param)
+    scorer = Linear.of(*(array.copy() for array in given), B, link, storage)
     weights, intercepts = scorer.storage.dense()
     error = np.abs(weights - given[0]).max(axis=1) / np.abs(given[0]).max(axis=1)
-    assert error.max() <= ROUNDING[request.param]
+    assert error.max() <= ROUNDING[storage]
     assert_array_equal(intercepts, given[1])
     return scorer, weights.astype(np.float64), intercepts.astype(np.float64)
 
@@ -31,7 +37,7 @@ def linear(request):
 @pytest.mark.parametrize(
     "kind", ["float16", "float32", "float64", "sparse float32", "sparse float64"]
 )
-def test_scores_are_softmax_of_products(linear, kind):
+def test_scores_are_probabilities_of_products(linear, kind):
     scorer, W, b = linear
     X = np.random.default_rng(1).random((9, D))
     X = np.where(X < 0.6, 0, X).astype(kind.removeprefix("sparse "))
@@ -40,10 +46,11 @@ def test_scores_are_softmax_of_products(linear, kind):
         X = sp.csr_array(X)
     # float32: some 20 terms, each rounded to 6e-8 of their size
     close = {"rtol": 1e-5, "atol": 1e-5}
+    expected = LINKS[scorer.link](logits)
     log_proba = scorer.bucket_scores(X, True, 1)
-    assert_allclose(log_proba, log_softmax(logits, axis=2), **close)
+    assert_allclose(log_proba, expected, **close)
     proba = scorer.bucket_scores(X, False, R)
-    assert_allclose(proba, softmax(logits, axis=2) / R, **close)
+    assert_allclose(proba, np.exp(expected) / R, **close)
 
 
 def test_repetitions_are_selected_and_joined(linear):
@@ -56,6 +63,7 @@ def test_repetitions_are_selected_and_joined(linear):
     assert_array_equal(whole.coef, scorer.coef)
     assert_array_equal(whole.intercept, scorer.intercept)
     assert whole.n_bytes == scorer.n_bytes
+    assert whole.link == chosen.link == scorer.link
 
 
 def test_states_are_plain_and_give_the_same_scores(linear):
@@ -65,5 +73,18 @@ def test_states_are_plain_and_give_the_same_scores(linear):
     X = np.random.default_rng(1).random((4, D))
     scores = scorer.bucket_scores(X, True, 1)
     assert_array_equal(again.bucket_scores(X, True, 1), scores)
+    assert again.link == scorer.link
     assert Linear.from_state({"other": 1}, B) is None
     assert type(again.storage) is type(scorer.storage)
+
+
+def test_states_of_older_versions_are_those_of_a_softmax():
+    W, b = np.ones((D, R * B), np.float32), np.ones(R * B, np.float32)
+    for state in (
+        {"_weights": W, "_intercepts": b},
+        {"_storage": ("float32", W, b)},
+    ):
+        scorer = Linear.from_state(state | {"other": 1}, B)
+        assert scorer.link == "softmax"
+        assert_array_equal(scorer.storage.weights, W)
+        assert_array_equal(scorer.storage.intercepts, b)
