@@ -12,6 +12,8 @@ are fitted to the best classes of the rows; three of them are those of the beta
 calibration of Kull et al. (2017), AISTATS.
 """
 
+from itertools import chain, combinations
+
 import numpy as np
 from scipy.special import expit, logsumexp, softmax
 from sklearn.utils import gen_batches
@@ -24,7 +26,7 @@ _MAX_CONDITION = 1e10
 # every class in every step took 46 s, in place of 2 s, at K=105,033 and 500 rows.
 _GRID = np.linspace(np.log(1e-6), np.log(1e3), 512)
 _ROWS = 1000  # looked at together
-_LEAST = 6e-8  # probability, as far as float32 tells it from zero and one
+_REST = 6e-8  # what a probability of one lacks in float32
 _N_GAPS = 1 << 18  # counted together
 
 
@@ -252,10 +254,10 @@ def log_odds(scores, best, is_log, scalars=None):
     the best score of the row.
     """
     if is_log:
-        log_p, p = scores, np.exp(scores)
+        log_p, p = scores, np.exp(np.minimum(scores, 0))
     else:
-        log_p, p = np.log(np.maximum(scores, _LEAST)), scores
-    rest = -np.log(np.maximum(1 - p, _LEAST))
+        log_p, p = np.log(np.maximum(scores, np.finfo(np.float32).tiny)), scores
+    rest = -np.log(np.maximum(1 - p, _REST))
     if scalars is None:
         return np.add(log_p, rest, out=scores)
     a, b, c, d = scalars.astype(np.float32)
@@ -264,24 +266,31 @@ def log_odds(scores, best, is_log, scalars=None):
 
 
 def fit_marginals(scores, own, weight):
-    """The scalars of `log_odds` with the least log loss; b and c are not negative.
+    """The scalars of `log_odds` with the least log loss.
+
+    None of b, c and b + d is negative: of two classes of a row the one with the higher
+    score has the higher odds, and no row gains by lower scores of all its classes.
 
     scores : float array of shape (n_samples, k), mean logarithms of the k best classes
     own : bool array of shape (n_samples, k), whether the row has the class
     weight : float array of shape (n_samples,)
     """
-    s, weight = scores.astype(np.float64), np.repeat(weight, scores.shape[1])
-    rest = -np.log(np.maximum(1 - np.exp(s), _LEAST))
-    best = np.broadcast_to(s[:, :1], s.shape)
-    features = np.stack([s, rest, best], axis=2).reshape(-1, 3)
-    used = [0, 1, 2]
-    while True:
-        scalars = np.zeros(4)
-        found = fit_logistic(features[:, used], own.ravel() * weight, weight)
-        scalars[[0, *(i + 1 for i in used)]] = found
-        if scalars[1:3].min() >= 0:
-            return scalars
-        used.remove(scalars[1:3].argmin())  # what counts the wrong way
+    s, best = scores.astype(np.float64), scores[:, :1].astype(np.float64)
+    weight = np.repeat(weight / weight[weight > 0].mean(), scores.shape[1])
+    rest = -np.log(np.maximum(1 - np.exp(np.minimum(s, 0)), _REST))
+    features = [s - best, rest, np.broadcast_to(best, s.shape)]
+    features = np.stack(features, axis=2).reshape(-1, 3)
+    own, least = own.ravel() * weight, np.inf
+    for used in chain.from_iterable(combinations(range(3), n) for n in range(4)):
+        found = np.zeros(4)
+        found[[0, *(i + 1 for i in used)]] = fit_logistic(
+            features[:, used], own, weight
+        )
+        odds = found[0] + features @ found[1:]
+        loss = weight @ np.logaddexp(0, odds) - own @ odds
+        if found[1:].min() >= 0 and loss < least:
+            (a, b, c, of_best), least = found, loss
+    return np.array([a, b, c, of_best - b])
 
 
 def fit_logistic(features, own, total):

@@ -87,11 +87,12 @@ class MACHClassifier(
         How much a frequent class loses in its "log_mean": tau in
         ``score_k - tau log(K pi_k)``, where pi_k is the share of class k in the weights
         of the training rows, or of all their labels.  Merged scores favour frequent
-        classes.  A positive tau makes rare classes come first more often; a larger one
-        finds more of them, up to a point where accuracy falls.  "auto" fits tau to rows
-        that are set aside (see Notes), by the rank of the true class among the ten
-        best, and shrinks it by its standard error; tau is then never negative, and 0
-        where no rows are set aside.  Other decoders take no adjustment.
+        classes.  A larger tau finds more of the rare ones, and from some value on
+        accuracy falls.  "auto" fits tau to rows that are set aside (see Notes), by the
+        rank of the true class among the ten best, and shrinks it by its standard error;
+        tau is then never negative, and 0 where no rows are set aside.  Other decoders
+        take no adjustment.  The probabilities of several labels a row follow a tau only
+        where rows are set aside, or after `calibrate`.
 
     device : {"auto", "cpu", "cuda"} or str, default="auto"
         Where the built-in learner trains and predicts: "cuda" on all NVIDIA GPUs,
@@ -227,9 +228,8 @@ class MACHClassifier(
     that do so in the table, (K - B) / (B (K - 1)) if all buckets have K / B classes.
     Negative values become zero.  All are scaled to sum to one.  Of several labels,
     each has the merged probability; with "log_mean" and rows set aside, its log odds
-    are ``a + b score_k - c log(1 - exp(score_k)) + d max_j score_j``, where the four
-    scalars are fitted to the ten best labels of those rows and b and c are at least 0
-    (the beta calibration of Kull et al., 2017, with the score of the best label).
+    are ``a + b score_k - c log(1 - exp(score_k)) + d max_j score_j``, with scalars
+    fitted to the ten best labels of those rows (beta calibration, Kull et al., 2017).
 
     With dense rows or fewer than 2,000 features "auto" is one repetition with a bucket
     for each class, or 8 repetitions where that costs too much;

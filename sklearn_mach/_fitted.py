@@ -59,7 +59,8 @@ class Fitted:
         if not self._checked_several():
             return self.predict_topk(X, k=1)[:, 0]
         X = self._checked(X)
-        return self._indicator(*self._fitted.model.likely(X, self._how()), X.shape[0])
+        _, *places = self._fitted.model.likely(X, self._how())
+        return self._indicator(*places, X.shape[0])
 
     def predict_topk(self, X, k=5, return_scores=False):
         """Predict the k best classes of each row without scoring them all at once.
@@ -100,8 +101,10 @@ class Fitted:
         if not self._checked_several():
             return (labels[:, 0] for labels in self.staged_predict_topk(X, k=1))
         X = self._checked(X)
-        stages = self._fitted.model.likely_stages(X, self._how())
-        return (self._indicator(*stage, X.shape[0]) for stage in stages)
+        model = self._fitted.model
+        stages, rows, classes = model.likely(X, self._how(), by_stage=True)
+        own = (stages == r for r in range(model.n_repetitions))
+        return (self._indicator(rows[r], classes[r], X.shape[0]) for r in own)
 
     def staged_predict_topk(self, X, k=5, return_scores=False):
         """Predict the k best classes by the first r repetitions, for r = 1, 2, ..., R.

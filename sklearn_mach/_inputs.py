@@ -219,9 +219,8 @@ def indicator(y):
     if not sp.issparse(y):
         y = np.asarray(y)
         y = y.astype(np.float64) if y.dtype == object and _are_numbers(y) else y
-    elif y.format != "csr" or not y.has_canonical_format:
-        y = y.tocsr(copy=y.format == "csr")
-        y.sum_duplicates()
+    elif y.format != "csr":
+        y = y.tocoo()
     values = y.data if sp.issparse(y) else y
     other = values.ravel()  # of strings and the like all values
     if values.dtype.kind in "biuf":
@@ -234,13 +233,17 @@ def indicator(y):
             "outputs of many values each need a classifier each, such as "
             "sklearn.multioutput.MultiOutputClassifier."
         )
-    Y = sp.csr_array(y if sp.issparse(y) else y != 0)  # SciPy lacks some dtypes
-    if Y.data.size != np.count_nonzero(Y.data):
-        Y = Y.copy()
-        Y.eliminate_zeros()
-    if not Y.has_sorted_indices:
-        Y = Y.sorted_indices()
-    return sp.csr_array((np.ones(Y.nnz, np.int8), Y.indices, Y.indptr), Y.shape)
+    if sp.issparse(y) and y.format == "csr" and y.has_canonical_format and values.all():
+        arrays = np.ones(y.nnz, np.int8), y.indices, y.indptr
+        return sp.csr_array(arrays, y.shape)
+    if sp.issparse(y):
+        rows, columns = y.tocoo().coords
+        rows, columns = rows[values != 0], columns[values != 0]
+    else:
+        rows, columns = np.nonzero(y)
+    # bool, so that a label stored twice is one
+    Y = sp.csr_array((np.ones(rows.size, bool), (rows, columns)), shape)
+    return Y.astype(np.int8)
 
 
 def _are_numbers(y):
@@ -335,7 +338,9 @@ def format_of(y):
     if not sp.issparse(y):
         dtype = np.asarray(y).dtype
         return "ndarray", (np.dtype(int) if dtype.kind == "O" else dtype).str
-    return ("csr_matrix" if sp.isspmatrix(y) else "csr_array"), y.dtype.str
+    dtype = y.dtype if y.dtype.kind in "biuf" and y.dtype != np.float16 else np.int8
+    kind = "csr_matrix" if sp.isspmatrix(y) else "csr_array"
+    return kind, np.dtype(dtype).str  # SciPy has no sparse float16
 
 
 def sorted_classes(classes):

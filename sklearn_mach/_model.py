@@ -32,6 +32,7 @@ _CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
 _COPIED_BYTES = 1 << 24  # of rows of a dense X, copied at a time to be looked at
 _FEW_SCORES = 1 << 18  # of several classes a row, made log odds at a time
 _N_LIKELY = 16  # classes among which those that are likely are looked for first
+_MANY_LIKELY = 1 << 18  # classes of rows that are looked at together
 _N_BEST = 10  # classes of a row among which it ranks the true one
 
 
@@ -134,7 +135,7 @@ class Model:
                 return decode_topk(scores, self.table, n_best, **options)
 
             best, scores = _join(self._map_chunks(find, order, how.n_threads))
-            return best, scores, _are_own(best, targets, self.n_classes)
+            return best, scores, targets.have(np.arange(targets.n_rows)[:, None], best)
 
         if tau == "auto":
             best, scores, own = best_of(self.replace(offset=None))
@@ -216,20 +217,6 @@ class Model:
         best, is_log = scores.max(axis=1, keepdims=True), DECODERS[how.decoder].is_log
         return log_odds(scores, best, is_log, self.scalars if is_log else None)
 
-    def likely(self, X, how):
-        """Classes with log odds of at least zero: two arrays of their rows and numbers.
-
-        They are looked for among the best, of ever more where all of those are likely.
-        """
-        found, rows, k = [], np.arange(X.shape[0]), min(_N_LIKELY, self.n_classes)
-        while rows.size:
-            classes, scores = self.topk(X[rows], k, how)
-            is_done = (scores[:, -1] < 0) | (k == self.n_classes)
-            row, place = np.nonzero((scores >= 0) & is_done[:, None])
-            found.append((rows[row], classes[row, place]))
-            rows, k = rows[~is_done], min(4 * k, self.n_classes)
-        return _join(found)
-
     def stages(self, X, k, how, return_scores):
         """Yield classes and scores (None, if not wanted) of the first r repetitions."""
         scorer, scale, options = self._bound(how)
@@ -246,16 +233,47 @@ class Model:
                 scores[0] *= np.float32(scale[1] / (r + 1))
             yield classes, self._finished(scores[0], how) if scores else None
 
-    def likely_stages(self, X, how):
-        """Yield `likely` of the first r repetitions."""
-        k = min(_N_LIKELY, self.n_classes)
-        stages = list(self.stages(X, k, how, True))
-        while k < self.n_classes and any((s[:, -1] >= 0).any() for _, s in stages):
-            k = min(4 * k, self.n_classes)
-            stages = list(self.stages(X, k, how, True))
-        for classes, scores in stages:
-            row, place = np.nonzero(scores >= 0)
-            yield row, classes[row, place]
+    def likely(self, X, how, by_stage=False):
+        """Classes with log odds of at least zero: arrays of stages, rows and numbers.
+
+        The one stage is 0, or with `by_stage` they are those of the first r + 1
+        repetitions, r = 0, 1, ...  Classes are looked for among the best of a row, and
+        among ever more, up to all, where all of those are likely.
+        """
+        scorer, scale, options = self._bound(how)
+        of_stages = np.ones(1, np.float32)
+        if by_stage and scale[1] != 1:  # they are divided by R, not r + 1
+            counts = np.arange(1, self.n_repetitions + 1, dtype=np.float32)
+            of_stages = np.float32(scale[1]) / counts
+
+        def decode(scores, k):
+            """Classes and log odds, both (n, stages, k)."""
+            if by_stage:
+                classes, merged = decode_stages(scores, self.table, k, **options)
+                merged = merged * of_stages[:, None]
+            else:
+                given = scores, self.table, k
+                best = decode_topk(*given, prepared=self._prepared, **options)
+                classes, merged = (array[:, None] for array in best)
+            odds = self._finished(merged.reshape(-1, k), how)
+            return classes, odds.reshape(merged.shape)
+
+        def find(X, rows):
+            scores = scorer.bucket_scores(X, *scale)
+            found, left, k = [], np.arange(len(scores)), min(_N_LIKELY, self.n_classes)
+            while left.size:
+                is_done = np.empty(left.size, bool)
+                for few in gen_batches(left.size, max(_MANY_LIKELY // k, 1)):
+                    classes, odds = decode(scores[left[few]], k)
+                    ends = (odds[..., -1] < 0).all(axis=1) | (k == self.n_classes)
+                    is_done[few] = ends
+                    row, stage, place = np.nonzero((odds >= 0) & ends[:, None, None])
+                    number = rows.start + left[few][row]
+                    found.append((stage, number, classes[row, stage, place]))
+                left, k = left[~is_done], min(4 * k, self.n_classes)
+            return _join(found)
+
+        return _join(self._map_chunks(find, X, how.n_threads))
 
     def ranks(self, X, y, how):
         """Number of classes before class y[i] in row i, int64 (n,)."""
@@ -310,13 +328,6 @@ class Model:
         return Parallel(n_jobs=n_threads, require="sharedmem")(
             delayed(function)(X[rows], rows) for rows in chunks
         )
-
-
-def _are_own(classes, targets, n_classes):
-    """Whether the classes (n, k) of rows are theirs, bool (n, k)."""
-    own = targets.rows() * n_classes + targets.classes
-    asked = np.arange(targets.n_rows)[:, None] * n_classes + classes
-    return np.isin(asked, own)
 
 
 def _join(parts):

@@ -86,7 +86,7 @@ def plan_fit(parameters, learner, X, targets, weight, n_classes, old=None):
             n_nonzeros=rows_of(X).n_values,
             few=learner.few_features(X),
             max_columns=free_columns(learner, X.shape[1]),
-            n_labels=targets.mean_classes,
+            n_labels=targets.mean_classes(weight),
         )
         least = _hashing.min_repetitions(n_classes, max(n_buckets, 2))
         if n_repetitions < least:

@@ -193,7 +193,7 @@ def propensity_scored_precision_at_k(Y, ranked, weights, k=5, sample_weight=None
     Y, columns, weight = _checked(Y, ranked, k, sample_weight)
     weights = checked_weights(weights, Y.shape[1])
     own = sp.csr_array((weights[Y.indices], Y.indices, Y.indptr), shape=Y.shape)
-    best = best_entries(own, k)
+    best = best_entries(own, columns.shape[1])
     gained = (are_labels(Y, columns) * weights[columns]).sum(axis=1)
     attainable = np.where(best < 0, 0, weights[best]).sum(axis=1)
     return float(_ratio(_mean(gained, weight), _mean(attainable, weight)))

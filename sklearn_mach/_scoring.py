@@ -10,6 +10,7 @@ from sklearn.utils import column_or_1d, gen_batches, indexable
 from sklearn.utils.validation import check_is_fitted
 
 from ._compat import _check_sample_weight
+from ._targets import Targets
 
 _CLASS_BYTES = 32  # a float64 score, and the copies that softmax and comparisons make
 # Bytes of a chunk, if `working_memory` is more: the log loss of 105,033 classes took
@@ -178,10 +179,8 @@ def _checked_scores(estimator, scores):
 
 def are_labels(Y, columns):
     """Whether the columns (n, k) are labels of their rows; Y canonical CSR, (n, K)."""
-    n_samples, n_labels = Y.shape
-    starts = np.arange(n_samples) * n_labels  # a number for each place of Y
-    own = np.repeat(starts, np.diff(Y.indptr)) + Y.indices
-    return np.isin(starts[:, None] + columns, own) & (columns >= 0)
+    rows = np.arange(Y.shape[0])[:, None]
+    return Targets.of_indicator(Y).have(rows, columns) & (columns >= 0)
 
 
 def best_columns(scores, k):

@@ -228,9 +228,10 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             source = base.random_state or random_state
             base.set_params(random_state=int(source.randint(_SEEDS)))
         splits = self._splits(rows, labels, weight, split_seed)
+        n_labels = targets.mean_classes(weight)
         parts = [
             _score_sizes(base, score, rows, labels, weight, splits, classes.size, sizes)
-            for sizes in self._candidates(base, learner, rows, targets, classes.size)
+            for sizes in self._candidates(base, learner, rows, n_labels, classes.size)
         ]
         results = {
             name: np.concatenate([part[name] for part in parts]) for name in parts[0]
@@ -280,7 +281,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
             splitter = ShuffleSplit(1, test_size=self.cv, random_state=seed)
         return [(used[train], used[test]) for train, test in splitter.split(used)]
 
-    def _candidates(self, base, learner, X, targets, n_classes):
+    def _candidates(self, base, learner, X, n_labels, n_classes):
         """B, least R and largest R, for each B with which a model fits the budget."""
         n_buckets = np.asarray(self.n_buckets)
         is_list = n_buckets.dtype.kind in "iu" and n_buckets.ndim <= 1
@@ -300,7 +301,7 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 n_nonzeros=rows_of(X).n_values,
                 few=learner.few_features(X),
                 max_columns=free_columns(learner, X.shape[1]),
-                n_labels=targets.mean_classes,
+                n_labels=n_labels,
             )
             least = least_repetitions(base, n_classes, B, largest)
             if least > largest:

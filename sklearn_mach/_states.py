@@ -40,6 +40,7 @@ def flatten(state):
     state |= {"n_iter_": n_iter, "_class_weights": class_weights}
     if memory is not None:
         state |= {name: getattr(memory, key) for name, key in _OF_MEMORY.items()}
+        state["_waiting"] = [(X, tuple(y), weight) for X, y, weight in memory.waiting]
     return state
 
 
@@ -63,7 +64,7 @@ def restore(state):
     memory = None
     if of_memory["order_seed"] is not None:
         of_memory["waiting"] = [
-            (X, y if isinstance(y, Targets) else Targets.of(y), weight)
+            (X, Targets(*y) if isinstance(y, tuple) else Targets.of(y), weight)
             for X, y, weight in of_memory["waiting"] or []
         ]
         memory = Memory(n_iter, **of_memory)

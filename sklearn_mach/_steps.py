@@ -204,7 +204,7 @@ def make_settings(
     if batch_size == "auto":
         batch_size = int(np.clip(n_samples // 64, 1, 256))
     if n_epochs == "auto":
-        n_visits = n_samples * max(targets.mean_classes, 1)
+        n_visits = n_samples * max(targets.mean_classes(weight), 1)
         n_epochs = int(np.clip(np.ceil(_MIN_VISITS / n_visits), 5, 100))
     is_auto = options["learning_rate"] == "auto"
     has_gains = is_auto and options["alpha"] == 0

@@ -42,10 +42,12 @@ class Targets(NamedTuple):
     def n_rows(self):
         return self.starts.size - 1
 
-    @property
-    def mean_classes(self):
-        """Classes of a row, on average."""
-        return self.classes.size / max(self.n_rows, 1)
+    def mean_classes(self, weight=None):
+        """Mean number of classes of the rows whose weight (n_samples,) is positive."""
+        counts = np.diff(self.starts)
+        if weight is not None:
+            counts = counts[weight > 0]
+        return counts.mean() if counts.size else 0.0
 
     def rows(self):
         """The row of each of `classes`."""
@@ -66,6 +68,11 @@ class Targets(NamedTuple):
         counts = np.bincount(self.rows()[kept], minlength=self.n_rows)
         starts = np.concatenate([[0], np.cumsum(counts)])
         return Targets(starts, self.classes[kept], self.several)
+
+    def have(self, rows, classes):
+        """Whether rows have classes, pairs of numbers of any shape; bool."""
+        width = int(max(self.classes.max(initial=0), np.max(classes, initial=0))) + 1
+        return np.isin(rows * width + classes, self.rows() * width + self.classes)
 
     def sums(self, weight, n_classes):
         """Weight of the rows of each class (n_classes,); their number for None."""

@@ -26,6 +26,7 @@ from ._scoring import (
     unwrap,
 )
 from ._search import MACHClassifierCV, scorer_of, stage_scores
+from ._targets import Targets
 from .metrics import RankingScorer, TopKScorer, confidence_bins, top_confidence
 
 __all__ = [
@@ -136,12 +137,13 @@ class MemoryCurveDisplay(_Display):
                 f"{search!r}. Pass fitted models to from_estimators."
             )
         check_is_fitted(search, "cv_results_")
+        several = getattr(search, "multilabel_", False)  # older searches lack it
         results = search.cv_results_
         n_buckets = np.unique(results["n_buckets"])
         rows = [results["n_buckets"] == B for B in n_buckets]
         is_best = [results[name] == v for name, v in search.best_params_.items()]
         best_bytes = results["n_bytes"][np.all(is_best, axis=0)][0]
-        score = scorer_of(search.scoring, search.multilabel_)
+        score = scorer_of(search.scoring, several)
         display = cls(
             [results["n_bytes"][own] for own in rows],
             [results["mean_test_score"][own] for own in rows],
@@ -650,7 +652,7 @@ class ClassFrequencyDisplay(_Display):
             numbers = np.bincount(y_train.indices, minlength=y_train.shape[1])
             rows, columns = y_true.nonzero()
             counts, score_name = numbers[columns].tolist(), "Recall"
-            hits = _have(y_pred, rows, columns)
+            hits = Targets.of_indicator(y_pred).have(rows, columns)
         bins = np.array([count.bit_length() for count in counts], np.int64)
         n_rows = np.bincount(bins)
         used = np.flatnonzero(n_rows)
@@ -686,13 +688,6 @@ def _stage_scores(score, model, X, y, weight=None):
     """Scores of the stages of a MACHClassifier, (R,)."""
     check_several(y.ndim == 2, model.multilabel_)
     return np.array(stage_scores(score, model, X, y, weight))
-
-
-def _have(Y, rows, columns):
-    """Whether rows of an indicator have labels, given as pairs, bool (n_pairs,)."""
-    own = Y.nonzero()
-    places = np.ravel_multi_index((rows, columns), Y.shape)
-    return np.isin(places, np.ravel_multi_index(own, Y.shape))
 
 
 def _collides(n_classes, n_buckets, n_repetitions, rng):

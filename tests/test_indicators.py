@@ -43,6 +43,11 @@ def polars(Y):
     return pytest.importorskip("polars").DataFrame(Y, orient="row")
 
 
+def stored_twice(Y):
+    rows, columns = np.tile(np.nonzero(Y), 2)
+    return sp.coo_array((np.ones(rows.size, int), (rows, columns)), Y.shape)
+
+
 INDICATORS = {
     "int": (lambda Y: Y, np.ndarray, np.int64),
     "int8 in columns": (lambda Y: np.asfortranarray(Y.astype(np.int8)), 0, np.int8),
@@ -63,6 +68,8 @@ INDICATORS = {
     "CSC array": (sp.csc_array, sp.csr_array, np.int64),
     "COO matrix": (lambda Y: sp.coo_matrix(Y.astype("f")), sp.csr_matrix, np.float32),
     "COO array": (sp.coo_array, sp.csr_array, np.int64),
+    "bools stored twice": (lambda Y: stored_twice(Y).astype(bool), sp.csr_array, bool),
+    "labels stored twice": (stored_twice, sp.csr_array, np.int64),
     "LIL matrix": (sp.lil_matrix, sp.csr_matrix, np.int64),
     "zeros stored": (with_zeros, sp.csr_matrix, np.int64),
     "indices of 64 bits": (indices_of_64_bits, sp.csr_array, np.int64),
@@ -121,10 +128,6 @@ HOSTILE = {
     "minus one": (lambda Y: 2 * Y - 1, r"holds \[-1\]. " + REFUSED),
     "half": (lambda Y: Y * 0.5, r"holds \[0.5\]. " + REFUSED),
     "sparse two": (lambda Y: sp.csr_matrix(Y * 2), r"holds \[2\]. " + REFUSED),
-    "duplicates": (
-        lambda Y: sp.coo_matrix(([1, 1, 1], ([0, 0, 1], [2, 2, 0])), Y.shape),
-        r"holds \[2\]. " + REFUSED,
-    ),
     "NaN": (lambda Y: np.where(Y == 1, np.nan, 0), r"holds \[nan.*" + REFUSED),
     "sparse NaN": (
         lambda Y: sp.csc_array(np.where(Y == 1, np.nan, 0)),
@@ -198,21 +201,6 @@ def test_a_single_dense_column_is_one_label_as_in_scikit_learn(task):
 def test_an_indicator_without_rows_is_refused():
     with pytest.raises(ValueError, match=r"0 sample\(s\)"):
         MACHClassifier().fit(np.zeros((0, 3)), np.zeros((0, 4), int))
-
-
-@pytest.mark.parametrize("dtype", [np.int8, bool])
-def test_bools_in_the_same_place_are_one(task, dtype):
-    X, Y, _ = task
-    rows, columns = np.nonzero(Y)
-    twice = np.tile(rows, 2), np.tile(columns, 2)
-    given = sp.coo_matrix((np.ones(2 * rows.size, dtype), twice), Y.shape)
-    model = MACHClassifier(**SIZES, max_iter=2)
-    if dtype is bool:
-        expected = clone(model).fit(X, Y)
-        assert_same_model(model.fit(X, given), expected)
-    else:
-        with pytest.raises(ValueError, match=REFUSED):
-            model.fit(X, given)
 
 
 EDGES = {

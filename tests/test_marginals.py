@@ -79,16 +79,35 @@ def planted(scalars, n=600, k=8, seed=0):
 def test_marginals_have_the_least_log_loss_of_no_negative_scalars(scalars):
     rows = planted(scalars)
     found = fit_marginals(*rows)
-    assert (found[1:3] >= 0).all()
+    assert min(*found[1:3], found[1] + found[3]) >= 0
     free, positive = (None, None), (0, None)
-    bounds = [free, positive, positive, free]
+    bounds = [free, positive, positive, positive]  # a, b, c, b + d
     options = dict(maxiter=5_000, ftol=1e-14, gtol=1e-9)
     start = [0, 0.5, 0.5, 0]
     best = minimize(
-        marginals_loss, start, rows, "L-BFGS-B", bounds=bounds, options=options
+        lambda x: marginals_loss([*x[:3], x[3] - x[1]], *rows),
+        start,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options=options,
     )
     # half a positive and half a negative are added to 600 rows
     assert marginals_loss(found, *rows) < best.fun + 0.01
+
+
+@pytest.mark.parametrize("d", [-3, -0.5, 1])
+def test_lower_scores_of_a_row_never_raise_its_odds(d):
+    scores, own, weight = planted((0, 0.5, 1, d))
+    found = fit_marginals(scores, own, weight)
+    odds = [marginals(scores - less, found) for less in (0, 0.5, 2, 8)]
+    assert (np.diff(odds, axis=0) <= 1e-12).all()
+
+
+@pytest.mark.parametrize("factor", [1e-300, 1e-4, 1e6])
+def test_a_common_factor_of_the_weights_changes_no_marginal(factor):
+    scores, own, weight = planted((-0.5, 0.8, 0.6, 0.3))
+    found = fit_marginals(scores, own, factor * weight)
+    assert_allclose(found, fit_marginals(scores, own, weight), rtol=1e-6)
 
 
 def test_marginals_find_the_scalars_that_made_the_rows():

@@ -32,15 +32,15 @@ def test_an_indicator_gives_the_columns_of_its_ones():
     assert targets.several
     assert targets.n_rows == 40
     assert_array_equal(targets.rows(), [i for i in range(40) for _ in lists[i]])
-    assert targets.mean_classes == np.mean([len(classes) for classes in lists])
-    assert Targets.of_indicator(sp.csr_array((0, K))).mean_classes == 0
+    assert targets.mean_classes() == np.mean([len(classes) for classes in lists])
+    assert Targets.of_indicator(sp.csr_array((0, K))).mean_classes() == 0
 
 
 def test_one_class_a_row_is_a_list_of_length_one():
     targets = Targets.of(np.array([4, 0, 2], np.int32))
     assert lists_of(targets) == [[4], [0], [2]]
     assert not targets.several
-    assert targets.mean_classes == 1
+    assert targets.mean_classes() == 1
     assert_array_equal(targets.rows(), [0, 1, 2])
 
 
