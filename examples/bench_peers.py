@@ -1,11 +1,12 @@
 """Accuracy, time and memory of MACHClassifier and of its peers on the same rows.
 
     python examples/bench_peers.py PATH [--peers mach,ovr,...] [--seeds 3] [--curve]
-        [--tfidf] [--params '{"n_repetitions": 8}']
+        [--tfidf] [--pairs] [--params '{"n_repetitions": 8}']
 
 PATH is a folder with ``train.npz`` and ``test.npz``, each a CSR matrix (data, indices,
 indptr, shape) and its labels, or with a ``builder.py`` that makes such matrices of
-``text.txt.gz``. Rows are scaled to unit length; ``--tfidf`` weighs their counts first.
+``text.txt.gz``. Rows are scaled to unit length; ``--tfidf`` weighs their counts first,
+and ``--pairs`` adds the products of two columns, for sets of few.
 
 The labels of a set with one label a row are y (0 to K - 1). macro is the mean over the
 classes of their top-1 accuracy. A set of several labels a row has the CSR indicator of
@@ -354,9 +355,10 @@ def quality_several(best, Y, Y_test):
     }
 
 
-def load(path, limit, tfidf=False):
+def load(path, limit, tfidf=False, pairs=False):
     """The parts of a folder, rows of unit length. Several labels are a CSR matrix."""
     from sklearn.feature_extraction.text import TfidfTransformer
+    from sklearn.preprocessing import PolynomialFeatures
 
     if (path / "builder.py").exists():
         sys.path.insert(0, str(path))
@@ -370,6 +372,9 @@ def load(path, limit, tfidf=False):
             read(np.load(path / f"{part}.npz")) for part in ("train", "test")
         )
     X, y = X[:limit], y[:limit]
+    if pairs:
+        products = PolynomialFeatures(2, interaction_only=True, include_bias=False)
+        X, X_test = products.fit_transform(X), products.transform(X_test)
     scale = TfidfTransformer(use_idf=tfidf, sublinear_tf=tfidf).fit(X)
     return scale.transform(X), y, scale.transform(X_test), y_test
 
@@ -466,6 +471,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=1, help="of ours, averaged")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--tfidf", action="store_true", help="log counts times idf")
+    parser.add_argument("--pairs", action="store_true", help="products of columns")
     parser.add_argument("--limit-train", type=int, metavar="ROWS")
     parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS")
     parser.add_argument("--params", type=json.loads, default={}, help="of ours")
@@ -481,7 +487,7 @@ def main():
 
     if args.path is None:
         parser.error("needs PATH")
-    X, Y, X_test, Y_test = load(args.path, args.limit_train, args.tfidf)
+    X, Y, X_test, Y_test = load(args.path, args.limit_train, args.tfidf, args.pairs)
     several = sp.issparse(Y)
     peers = PEERS.keys() - (ONE_LABEL if several else SEVERAL_LABELS)
     if args.peers is None:

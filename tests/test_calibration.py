@@ -269,15 +269,14 @@ def test_the_adjustment_of_several_true_classes_is_that_of_the_likelihood(tau):
     scores, log_prior, own = several_true(tau, n=500)
     weight = np.random.default_rng(1).uniform(0, 2, 500)
     weight[::5] = 0
-    samples = []  # each true class with those that are not
-    for i, k in zip(*np.nonzero(own), strict=True):
-        others = ~own[i]
-        pair = np.stack([scores[i], -log_prior[i]], axis=1)
-        samples.append((weight[i], pair[others] - pair[k]))
+    row, place = np.nonzero(own)  # each true class with those that are not
+    features = np.stack([scores, -log_prior], axis=2)
+    gaps = features[row] - features[row, place][:, None]
 
     def losses(x):
-        zero = [0.0]  # the utility of the true class
-        return np.array([w * logsumexp(np.append(u @ x, zero)) for w, u in samples])
+        utility = np.where(own[row], -np.inf, gaps @ x)
+        utility[np.arange(row.size), place] = 0  # of the true class
+        return weight[row] * logsumexp(utility, axis=1)
 
     best, error = least(losses)
     assert error < best / 2
