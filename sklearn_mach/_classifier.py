@@ -63,9 +63,9 @@ class MACHClassifier(
     n_buckets : int or "auto", default="auto"
         The number B of buckets of a repetition, at least 2.  "auto" takes 64, or one
         for each class if there are at most 256 classes; for dense rows and for fewer
-        than 2,000 features see Notes.  With m > 6 labels a row, on average, it is about
-        m/4 times as many.  With as many buckets as classes every class has its own and
-        one repetition is all that is needed; more buckets than classes are never used.
+        than 2,000 features see Notes.  With m > 5.6 labels a row, on average, both are
+        about m/4 times as many.  With as many buckets as classes every class has its
+        own and one repetition is all that is needed; more are never used.
 
     hashing : {"clustered", "balanced", "universal"} or array-like of int of shape \
             (n_classes, n_repetitions), default="clustered"

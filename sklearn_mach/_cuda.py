@@ -22,7 +22,7 @@ NUMBERED = True
 LEAST_WORK = 1e10
 HAS_UNITS = False
 
-_LINKS = {Softmax: "softmax", Sigmoid: "sigmoid"}
+_LOSSES = Softmax, Sigmoid
 _BATCH = 1024  # rows of a step
 _MERGES = {"sum", "min"}  # that the kernel `search` knows
 _TOPK = 32  # its lists of the k best get slow when they are longer
@@ -83,9 +83,9 @@ def train_all(
     number, X, targets, table, W, b, first, zero, settings, n_jobs, task=SilentTask
 ):
     """A thread for each GPU, whatever `n_jobs` is: they keep no core busy."""
-    if type(settings.loss) not in _LINKS:
+    if not isinstance(settings.loss, _LOSSES):
         raise ValueError(f"A GPU has no gradient of {settings.loss!r}. Use the CPU.")
-    link, gpu = _LINKS[type(settings.loss)], modules()
+    link, gpu = settings.loss.link, modules()
     n_repetitions = table.shape[1]
     numbers = range(gpu.kernels.n_devices()) if number is None else [number]
     share = max(-(-(n_repetitions - first) // len(numbers)), 1)

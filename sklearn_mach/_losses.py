@@ -21,17 +21,13 @@ _LN2_LOW = np.float32(-2.12194440e-4)
 class Softmax(NamedTuple):
     """Mean of -log P over the buckets of a row's classes; without a class no loss."""
 
-    @property
-    def link(self):
-        return "softmax"
+    link = "softmax"  # of `LINKS`
 
 
 class Sigmoid(NamedTuple):
     """Log losses of all buckets, added: is any of the row's classes in the bucket?"""
 
-    @property
-    def link(self):
-        return "sigmoid"
+    link = "sigmoid"
 
 
 @njit(inner=True)

@@ -82,3 +82,19 @@ def set_offset(model, offset):
     """Give a fitted classifier the offsets (K,) of a logit adjustment."""
     fitted = model._fitted.model.replace(offset=offset)
     model._fitted = model._fitted._replace(model=fitted)
+
+
+def assert_state_is_plain(model):
+    """What is pickled, beside parameters, is arrays, numbers, names, and lists of them.
+
+    Other classes would tie pickles to the modules of this version.
+    """
+
+    def is_plain(value):
+        if isinstance(value, (tuple, list)):
+            return all(map(is_plain, value))
+        return isinstance(value, (np.ndarray, np.generic, int, float, str, type(None)))
+
+    for name, value in model.__getstate__().items():
+        if name not in model.get_params():
+            assert is_plain(value), name

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from helpers import (
     DECODERS,
     assert_same_model,
+    assert_state_is_plain,
     bucket_scores,
     needs_compilation,
     peak_of,
@@ -676,14 +677,7 @@ def test_saved_attributes_are_plain_arrays_numbers_and_names(task):
     X, Y, _ = task
     model = MACHClassifier(**SIZES, max_iter=2).fit(X, sp.csr_matrix(Y))
 
-    def is_plain(value):
-        if isinstance(value, (tuple, list)):
-            return all(map(is_plain, value))
-        return isinstance(value, (np.ndarray, np.generic, int, float, str, type(None)))
-
-    for name, value in model.__getstate__().items():
-        if name not in model.get_params():
-            assert is_plain(value), name
+    assert_state_is_plain(model)
 
 
 def test_models_saved_before_there_were_several_labels_have_one(blobs):

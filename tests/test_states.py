@@ -8,7 +8,7 @@ import zlib
 import joblib
 import numpy as np
 import pytest
-from helpers import assert_same_model
+from helpers import assert_same_model, assert_state_is_plain
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
@@ -57,14 +57,7 @@ def test_saved_attributes_are_plain_arrays_and_numbers(blobs):
     model = MACHClassifier(n_repetitions=3, n_buckets=3, random_state=0).fit(X, y)
     assert model.device_ == "cpu"
 
-    def is_plain(value):
-        if isinstance(value, (tuple, list)):
-            return all(map(is_plain, value))
-        return isinstance(value, (np.ndarray, np.generic, int, float, str, type(None)))
-
-    for name, value in model.__getstate__().items():
-        if name not in model.get_params():
-            assert is_plain(value), name
+    assert_state_is_plain(model)
     stream = io.BytesIO()
     np.savez(stream, *[v for v in vars(model).values() if isinstance(v, np.ndarray)])
 
