@@ -6,34 +6,30 @@ merged (`_model`).
 """
 
 from functools import partial
-from numbers import Integral, Real
 
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 from sklearn.utils.metaestimators import available_if
 
 from ._compat import (
     CallbackSupportMixin,
-    HasMethods,
-    Interval,
-    StrOptions,
     _fit_context,
     _raise_for_params,
     unchanged_on_error,
     with_callbacks,
 )
-from ._decoding import DECODERS
-from ._fitted import Fitted
+from ._compression import check_room
 from ._fitting import route, train
-from ._hashing import FAMILIES
 from ._inputs import check_grows, check_rows, format_of, targets_of, targets_of_block
 from ._learners import check_continues, checked_learner, has_partial_fit, learner_of
+from ._parameters import CONSTRAINTS
 from ._planning import Plan, plan_fit
+from ._portable import Portable
 from ._progress import SilentTask, Task
 from ._states import flatten, restore
 
 
 class MACHClassifier(
-    CallbackSupportMixin, Fitted, ClassifierMixin, MetaEstimatorMixin, BaseEstimator
+    CallbackSupportMixin, Portable, ClassifierMixin, MetaEstimatorMixin, BaseEstimator
 ):
     """Classifier for very many classes by merged averages over hashed labels (MACH).
 
@@ -165,6 +161,11 @@ class MACHClassifier(
         blocks of repetitions do not all fit in `n_jobs` threads are trained in parts,
         one after the other, that have their own lines.
 
+    max_bytes : int, default=None
+        Bytes that the fitted model of the built-in learner may take, in memory and
+        saved: after training `fit` keeps the weights that matter most, in 8 or 4 bits,
+        as `compress` does.  Training takes the memory of all weights.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
@@ -262,40 +263,7 @@ class MACHClassifier(
     (2, 2)
     """
 
-    _parameter_constraints: dict = {
-        "estimator": [HasMethods(["fit"]), None],
-        "n_repetitions": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "n_buckets": [Interval(Integral, 2, None, closed="left"), StrOptions({"auto"})],
-        "hashing": [StrOptions(set(FAMILIES)), "array-like"],
-        "decoder": [StrOptions(set(DECODERS))],
-        "logit_adjustment": [
-            Interval(Real, None, None, closed="neither"),
-            StrOptions({"auto"}),
-        ],
-        "device": [str],
-        "learning_rate": [
-            Interval(Real, 0, None, closed="neither"),
-            StrOptions({"auto"}),
-        ],
-        "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
-        "alpha": [Interval(Real, 0, None, closed="left")],
-        "batch_size": [
-            Interval(Integral, 1, None, closed="left"),
-            StrOptions({"auto"}),
-        ],
-        "tol": [Interval(Real, 0, None, closed="left"), None],
-        "early_stopping": ["boolean"],
-        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
-        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "class_weight": [StrOptions({"balanced"}), dict, None],
-        "warm_start": ["boolean"],
-        "n_jobs": [Integral, None],
-        "random_state": ["random_state"],
-        "verbose": ["verbose"],
-    }
+    _parameter_constraints: dict = CONSTRAINTS
 
     def __init__(
         self,
@@ -320,6 +288,7 @@ class MACHClassifier(
         n_jobs=None,
         random_state=None,
         verbose=0,
+        max_bytes=None,
     ):
         self.estimator = estimator
         self.n_repetitions = n_repetitions
@@ -341,6 +310,7 @@ class MACHClassifier(
         self.n_jobs = n_jobs
         self.random_state = random_state
         self.verbose = verbose
+        self.max_bytes = max_bytes
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -413,6 +383,7 @@ class MACHClassifier(
             grown = None if old is None else old.model
             plan = plan_fit(self, learner, X, targets, weight, classes.size, grown)
             learner.warn(X, plan)
+            check_room(self.max_bytes, plan, X.shape[1])
             self.classes_, self.device_ = classes, learner.device(X, plan)
             context = self._init_callback_context(
                 max_subtasks=learner.n_tasks(X, plan), sequential_subtasks=False
@@ -421,6 +392,8 @@ class MACHClassifier(
             task = partial(Task, self, context, data)
             work = X, targets, weight, params, plan, old, self.device_, task
             self._fitted = train(self, learner, "fit", *work)
+            if self.max_bytes is not None:
+                self._fitted = self._smaller(self.max_bytes)
             context.call_on_fit_task_end(
                 estimator=self, **data, reconstruction_attributes={}
             )

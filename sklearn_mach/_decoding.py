@@ -127,7 +127,7 @@ def prepare(table, n_buckets, offset=None):
         every[:K, :R] = table
         every[: levels.size, R] = levels
         codes = every.reshape(-1, LANES, R + 1).transpose(0, 2, 1).copy()
-    return Prepared(bounds, levels, codes)
+    return Prepared.of(bounds, levels, codes)
 
 
 def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
@@ -169,7 +169,7 @@ def decode_topk(scores, table, k, *, merge="sum", offset=None, prepared=None):
         codes = np.empty((0, R + 1, LANES), dtype=np.uint8)
         if prepared is not None and not offset.size:
             codes = prepared.codes  # the levels in them count nothing
-        prepared = Prepared(*offset_levels(offset), codes)
+        prepared = Prepared.of(*offset_levels(offset), codes)
     middle = None if kind.is_sum else kind.middle(R)
     search(scores, table, middle, offset, prepared, indices, values)
     return indices, values

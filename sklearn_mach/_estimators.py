@@ -47,6 +47,7 @@ class Estimators:
     """
 
     made_by = "base classifiers"
+    is_compressed = False
     lacks = (
         "{0} is an attribute of the built-in learner. This model was fitted with a "
         "base estimator: see {0} of its estimators_, if they have it."
@@ -59,6 +60,14 @@ class Estimators:
     @property
     def n_bytes(self):
         return len(pickle.dumps(self.estimators))
+
+    def check_compressible(self):
+        """Refuse: nothing is known of the weights of estimators."""
+        raise ValueError(
+            "compress is for models of the built-in learner, and this one has base "
+            "classifiers. Make them smaller by their own means, such as "
+            "SGDClassifier.sparsify, or train with estimator=None."
+        )
 
     def state(self):
         """What is pickled, by name; that of `several` is the model's."""
@@ -144,6 +153,11 @@ class EstimatorLearner:
             raise ValueError(
                 f"device={self.parameters.device!r} is for the built-in learner. With "
                 "a base estimator use device='cpu' or 'auto'."
+            )
+        if self.parameters.max_bytes is not None:
+            raise ValueError(
+                f"max_bytes={self.parameters.max_bytes} is for the built-in learner. "
+                "With a base estimator use max_bytes=None."
             )
         if isinstance(self.estimator, type) or not is_classifier(self.estimator):
             raise ValueError(

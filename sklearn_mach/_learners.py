@@ -29,6 +29,11 @@ def has_partial_fit(parameters):
 def checked_learner(parameters, in_blocks=False):
     """The learner; refuses what the constraints of single parameters cannot."""
     resolve_device(parameters.device)
+    if in_blocks and parameters.max_bytes is not None:
+        raise ValueError(
+            "max_bytes is for fit: partial_fit needs all weights for the next block. "
+            "Set max_bytes=None, and call compress after the last block."
+        )
     check_class_weight(parameters.class_weight, in_blocks)
     learner = learner_of(parameters)
     learner.check()
@@ -37,6 +42,12 @@ def checked_learner(parameters, in_blocks=False):
 
 def check_continues(learner, model, cause, remedy):
     """Refuse to go on with a model that another kind of learner has trained."""
+    if model.scorer.is_compressed:
+        raise ValueError(
+            f"{cause} needs all weights, but this model is compressed. Go on with the "
+            "model from which compress made it, or call fit with warm_start=False to "
+            "start anew."
+        )
     if isinstance(model.scorer, learner.scorer_type):
         return
     raise ValueError(

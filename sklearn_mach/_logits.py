@@ -5,7 +5,7 @@ import scipy.sparse as sp
 
 from ._compat import ELEMENTWISE, njit, read_only
 from ._losses import LINKS
-from ._tiles import product_and_intercepts
+from ._tiles import add_product
 
 _HALF_VALUES = 1 << 18  # of float16 rows that are scored, made float32 at a time
 _FEW_ROWS = 3  # copying W to tiles takes longer than the logits of so few rows
@@ -58,7 +58,8 @@ def _logits_dense(X, W, b, out):
     """
     n, d = X.shape
     if n > _FEW_ROWS:
-        product_and_intercepts(X, W, b, out)
+        out[:] = b
+        add_product(X, W, out)
         return
     indices = np.tile(np.arange(d, dtype=np.int32), n)  # as if no value were zero
     indptr = np.arange(n + 1, dtype=np.int32) * np.int32(d)
@@ -74,9 +75,9 @@ def logits(X, W, b):
         n_rows = max(_HALF_VALUES // X.shape[1], 16)  # the kernel's tiles have 16
         for i in range(0, X.shape[0], n_rows):
             part = X[i : i + n_rows].astype(np.float32)
-            _logits_dense(*read_only(part, W, b), Z[i : i + n_rows])
+            _logits_dense(part, W, b, Z[i : i + n_rows])
     else:
-        _logits_dense(*read_only(X, W, b), Z)
+        _logits_dense(X, W, b, Z)
     return Z
 
 

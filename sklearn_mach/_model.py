@@ -79,9 +79,9 @@ class Model:
     def replace(self, **changes):
         """The model with other fields."""
         new = replace(self, **changes)
-        is_prepared = "_prepared" in vars(self)
-        if is_prepared and new.table is self.table and new.offset is self.offset:
-            vars(new)["_prepared"] = self._prepared
+        isprepared = "prepared" in vars(self)
+        if isprepared and new.table is self.table and new.offset is self.offset:
+            vars(new)["prepared"] = self.prepared
         return new
 
     @property
@@ -98,7 +98,8 @@ class Model:
         return self.scorer.n_bytes + self.table.nbytes
 
     @cached_property
-    def _prepared(self):  # depends on the processor: not pickled
+    def prepared(self):  # depends on the processor: not pickled
+        """`Prepared` for the decoder."""
         return prepare(self.table, self.n_buckets, self.offset)
 
     def adjusted(self, tau, class_weights):
@@ -202,7 +203,7 @@ class Model:
         def best(X, _):
             if searches:
                 return scorer.topk(X, k, *scale, **options)
-            scores, prepared = scorer.bucket_scores(X, *scale), self._prepared
+            scores, prepared = scorer.bucket_scores(X, *scale), self.prepared
             return decode_topk(scores, self.table, k, prepared=prepared, **options)
 
         # a device that searches is busy with one chunk
@@ -253,7 +254,7 @@ class Model:
                 merged = merged * of_stages[:, None]
             else:
                 given = scores, self.table, k
-                best = decode_topk(*given, prepared=self._prepared, **options)
+                best = decode_topk(*given, prepared=self.prepared, **options)
                 classes, merged = (array[:, None] for array in best)
             odds = self._finished(merged.reshape(-1, k), how)
             return classes, odds.reshape(merged.shape)

@@ -15,7 +15,7 @@ from numba.core import cgutils
 from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
-from ._compat import njit
+from ._compat import njit, read_only
 
 # 32 registers of 16 numbers, or 16 of 8, hold the sums, the columns of one feature and
 # the value of one row.
@@ -94,36 +94,36 @@ _SUBTRACTED = 10  # tiles of columns whose rows of B stay there
 # Arrays to work in are made in Python: each np.zeros in a kernel compiles for 0.1 s.
 
 
-def product_and_intercepts(X, W, b, out):
-    """out = X W + b, in which a row has the same bits in any company.
+def add_product(X, W, out):
+    """out += X W, in which a row has the same bits in any company.
 
     Tiles A of X, B of W and C of out lie one after another.  Those at the edges are
     whole too, and what is computed beyond the edges is dropped.
     """
     n_groups = -(-min(X.shape[0], _BLOCK_ROWS) // TILE_ROWS)
-    n_tiles = -(-min(b.size, _BLOCK_COLUMNS) // TILE_COLUMNS)
+    n_tiles = -(-min(W.shape[1], _BLOCK_COLUMNS) // TILE_COLUMNS)
     A = np.zeros((n_groups, X.shape[1], TILE_ROWS), np.float32)
     B = np.zeros((n_tiles, min(X.shape[1], _BLOCK_FEATURES), TILE_COLUMNS), np.float32)
     C = np.zeros((n_tiles, n_groups, TILE_ROWS, TILE_COLUMNS), np.float32)
-    _product_and_intercepts(X, W, b, A, B, C, out)
+    _add_product(*read_only(X, W), A, B, C, out)
 
 
 @njit
-def _product_and_intercepts(X, W, b, A, B, C, out):
+def _add_product(X, W, A, B, C, out):
     for i0 in range(0, X.shape[0], _BLOCK_ROWS):
         n_rows = min(X.shape[0] - i0, _BLOCK_ROWS)
         n_groups = (n_rows + TILE_ROWS - 1) // TILE_ROWS
         for i in range(n_rows):
             for j in range(X.shape[1]):
                 A[i // TILE_ROWS, j, i % TILE_ROWS] = X[i0 + i, j]
-        for q0 in range(0, b.shape[0], _BLOCK_COLUMNS):
-            n_columns = min(b.shape[0] - q0, _BLOCK_COLUMNS)
+        for q0 in range(0, W.shape[1], _BLOCK_COLUMNS):
+            n_columns = min(W.shape[1] - q0, _BLOCK_COLUMNS)
             n_tiles = (n_columns + TILE_COLUMNS - 1) // TILE_COLUMNS
             for i in range(n_rows):
                 for t in range(n_tiles):
                     q = t * TILE_COLUMNS
                     for c in range(min(n_columns - q, TILE_COLUMNS)):
-                        C[t, i // TILE_ROWS, i % TILE_ROWS, c] = b[q0 + q + c]
+                        C[t, i // TILE_ROWS, i % TILE_ROWS, c] = out[i0 + i, q0 + q + c]
             for j0 in range(0, X.shape[1], _BLOCK_FEATURES):
                 j1 = min(j0 + _BLOCK_FEATURES, X.shape[1])
                 for j in range(j0, j1):

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._compat import njit
+from ._compat import njit, read_only
 from ._lanes import LANES, aligned, classes_within, lanes_within, lowest_bit
 
 LEVELS = 32  # values to which offsets are rounded in the 8-bit sums
@@ -38,6 +38,11 @@ class Prepared(NamedTuple):
     levels: np.ndarray  # (K,), uint8: offset[k] <= bounds[0] - bounds[1] * levels[k];
     # empty for no offset, when the bounds are 0
     codes: np.ndarray  # (n_tiles, R + 1, LANES), uint8: table and levels by class
+
+    @classmethod
+    def of(cls, bounds, levels, codes):
+        """Of one type for Numba, whether the arrays are those of a file or not."""
+        return cls(*read_only(bounds, levels, codes))
 
 
 class _Space(NamedTuple):

@@ -11,6 +11,7 @@ import numpy as np
 
 from ._backends import backend, predicting_device
 from ._logits import logits, to_proba
+from ._packed import Packed
 
 
 class Float32(NamedTuple):
@@ -28,6 +29,16 @@ class Float32(NamedTuple):
     def of(cls, W, b):
         """Store float32 weights and intercepts."""
         return cls(W, b)
+
+    def check(self, n_features, n_columns):
+        """Raise ValueError if these are not weights for so many rows and columns."""
+        shapes = (n_features, n_columns), (n_columns,)
+        found = self.weights.shape, self.intercepts.shape
+        if found != shapes or not self.weights.dtype == self.intercepts.dtype == "f4":
+            raise ValueError(
+                f"Weights and intercepts of float32 and the shapes {shapes} are "
+                f"expected, not {self.weights.dtype} and {found}."
+            )
 
     def dense(self):
         """Weights and intercepts as float32 arrays, which `partial_fit` may change."""
@@ -52,7 +63,7 @@ class Float32(NamedTuple):
         return cls(np.concatenate(weights, axis=1), np.concatenate(intercepts))
 
 
-STORAGES = {"float32": Float32}
+STORAGES = {"float32": Float32, "packed": Packed}
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +112,11 @@ class Linear:
         return self.storage.n_bytes
 
     @property
+    def is_compressed(self):
+        """Whether training cannot go on with the weights."""
+        return not isinstance(self.storage, Float32)
+
+    @property
     def coef(self):
         """Weights (R, B, n_features), a view where they are stored as float32."""
         weights, intercepts = self.storage.dense()
@@ -112,6 +128,14 @@ class Linear:
     def intercept(self):
         """Intercepts (R, B)."""
         return self.storage.intercepts.reshape(-1, self.n_buckets)
+
+    def check_compressible(self):
+        """Refuse what cannot be compressed."""
+        if self.is_compressed:
+            raise ValueError(
+                "This model is compressed already. Compress the one that it was made "
+                "of, or train a new one."
+            )
 
     def on(self, device, table):
         """The scorer on the device of `fit`, or the CPU where that does not answer."""
@@ -137,9 +161,6 @@ class Linear:
 
     @classmethod
     def concatenate(cls, scorers):
-        """The repetitions of all, in this order; float32 if storages differ."""
-        storages = [scorer.storage for scorer in scorers]
-        if len(set(map(type, storages))) > 1:
-            storages = [Float32(*storage.dense()) for storage in storages]
-        joined = type(storages[0]).concatenate(storages)
+        """The repetitions of all, in this order, as float32."""
+        joined = Float32.concatenate([Float32(*s.storage.dense()) for s in scorers])
         return cls(joined, scorers[0].n_buckets, scorers[0].link)

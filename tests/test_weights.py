@@ -9,10 +9,13 @@ import scipy.sparse as sp
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.special import log_expit, log_softmax
 
-from sklearn_mach._weights import STORAGES, Linear
+from sklearn_mach._weights import STORAGES, Float32, Linear
 
 R, B, D = 3, 4, 20
-ROUNDING = {"float32": 0}  # of a weight, as a share of the largest of its feature
+ROUNDING = {
+    "float32": 0,
+    "packed": 0.5001 / 127,
+}  # of a weight, as a share of the largest of its feature
 
 
 # Logarithms of probabilities of logits (n, R, B).
@@ -62,12 +65,13 @@ def test_repetitions_are_selected_and_joined(linear):
     whole = Linear.concatenate([scorer.select([0]), scorer.select([1, 2])])
     assert_array_equal(whole.coef, scorer.coef)
     assert_array_equal(whole.intercept, scorer.intercept)
-    assert whole.n_bytes == scorer.n_bytes
+    assert isinstance(whole.storage, Float32)  # features have one scale in others
     assert whole.link == chosen.link == scorer.link
 
 
 def test_states_are_plain_and_give_the_same_scores(linear):
     scorer = linear[0]
+    scorer.storage.check(D, R * B)
     state = pickle.loads(pickle.dumps(scorer.state()))
     again = Linear.from_state(state | {"other": 1}, B)
     X = np.random.default_rng(1).random((4, D))

@@ -1,0 +1,154 @@
+"""What makes a fitted classifier smaller, and writes it to a file."""
+
+from copy import copy
+from numbers import Integral, Real
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+import sklearn_mach
+
+from ._compression import BITS, check_room, compress
+from ._files import write
+from ._fitted import Fitted
+from ._fitting import Fit
+from ._saving import pack, saved_bytes
+
+
+class Portable(Fitted):
+    """A `Fitted` that can be made smaller and saved."""
+
+    def compress(self, *, max_bytes=None, bits=None, threshold=None):
+        """Give a copy of the model with fewer weights, in 8 or 4 bits each.
+
+        The weights of a feature become whole numbers times a scale of its own. With
+        `max_bytes` or `threshold` those that matter least are left out. A weight w of
+        feature j matters ``|w| (s_j / mean s)**(1/8)``, where s_j is the sum of the
+        squared values of the feature over the training rows.
+
+        The model itself stays as it is. The copy predicts with what it has, without
+        unpacking it as a whole, and as `coef_` says. It cannot be trained further:
+        `partial_fit` and `warm_start` refuse it. Probabilities keep the scalars of the
+        model; `calibrate` fits them anew.
+
+        Parameters
+        ----------
+        max_bytes : int, default=None
+            What the copy may take: its weights, table, labels and all else, as `save`
+            writes it. As many weights stay as fit.
+        bits : {8, 4}, default=None
+            Bits of a weight. None is 8, and with `max_bytes` whichever loses less: the
+            sum over the features of their squared errors, times the square of what
+            their weights matter more than their magnitude.
+        threshold : float, default=None
+            How much a weight must matter to stay. None leaves none out.
+
+        Returns
+        -------
+        model : MACHClassifier
+            A fitted copy, with the parameters of this one.
+
+        Raises
+        ------
+        ValueError
+            If `max_bytes` is too small for a model without weights, if both `max_bytes`
+            and `threshold` are given, if the model is compressed already, or if it has
+            a base `estimator`.
+
+        Notes
+        -----
+        Magnitude pruning and a scale for each row are those of Han, Mao and Dally
+        (2016), "Deep compression", ICLR, arXiv:1510.00149, without training anew. To
+        leave w out changes the scores of the training rows by ``w**2 s_j``, summed over
+        their squares. What rare features do on other rows is underrated by that: the
+        power 1/8 in place of 1/2 was found on rows not trained on.
+
+        Examples
+        --------
+        >>> from sklearn_mach import MACHClassifier
+        >>> from sklearn_mach.datasets import make_many_classes
+        >>> X, y = make_many_classes(3000, 500, 100, random_state=0)
+        >>> model = MACHClassifier(n_buckets=16, random_state=0).fit(X, y)
+        >>> small = model.compress(max_bytes=100_000)
+        >>> model.model_bytes_, small.model_bytes_ < 100_000
+        (1029248, True)
+        """
+        self._check_prediction()
+        for name, value in (("max_bytes", max_bytes), ("threshold", threshold)):
+            is_number = isinstance(value, Integral if name == "max_bytes" else Real)
+            if value is not None and not (is_number and value >= 0):
+                what = "a positive integer" if name == "max_bytes" else "at least 0"
+                raise ValueError(f"{name} must be {what}, or None; got {value!r}.")
+        if bits not in (None, *BITS):
+            raise ValueError(f"bits must be 8, 4 or None; got {bits!r}.")
+        if max_bytes is not None and threshold is not None:
+            raise ValueError(
+                "max_bytes and threshold both say which weights are left out. Pass one "
+                "of them."
+            )
+        small = copy(self)
+        small._fitted = self._smaller(max_bytes, bits, threshold)
+        return small
+
+    def _smaller(self, max_bytes, bits=None, threshold=None):
+        """A `Fit` that is compressed."""
+        model, memory, class_weights, n_iter = self._fitted
+        model.scorer.check_compressible()
+        d = self.n_features_in_
+        squares = np.zeros(d) if memory is None else memory.seen.squares
+        if max_bytes is not None:
+            kept = model, None, class_weights, n_iter
+            beside = saved_bytes(vars(self) | {"_fitted": Fit(*kept)})
+            check_room(max_bytes, model, d, beside - model.table.nbytes)
+            max_bytes -= beside
+        n_threads = self._how().n_threads
+        options = squares, max_bytes, bits, threshold or 0, n_threads
+        scorer = compress(model.scorer, *options)
+        return Fit(model.replace(scorer=scorer), None, class_weights, n_iter)
+
+    def save(self, path):
+        """Write the fitted model to a file, for :func:`sklearn_mach.load`.
+
+        The file holds arrays and plain values in the layout of safetensors: no code is
+        run when it is loaded, and any number of processes can share its arrays. A file
+        of that name is replaced when the new one is complete and on the disk; whatever
+        interrupts `save` leaves the old one.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Name of the file, in a folder where another file can be made.
+
+        Raises
+        ------
+        TypeError
+            If a part of the model is no array or plain value: a base `estimator`, or
+            labels that are objects other than strings. Use joblib, pickle or skops.
+
+        Notes
+        -----
+        Parameters, labels and all that `partial_fit` needs are in the file. Callbacks
+        are not.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> import sklearn_mach
+        >>> from sklearn.datasets import load_digits
+        >>> X, y = load_digits(return_X_y=True)
+        >>> model = sklearn_mach.MACHClassifier(n_buckets=4, random_state=0)
+        >>> _ = model.fit(X / 16, y)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "digits.mach")
+        ...     model.save(path)
+        ...     loaded = sklearn_mach.load(path)
+        ...     print((loaded.predict(X / 16) == model.predict(X / 16)).all())
+        True
+        """
+        check_is_fitted(self)
+        if type(self).__name__ != "MACHClassifier":
+            raise TypeError(
+                f"save writes a MACHClassifier, and load would give one back, not a "
+                f"{type(self).__name__}. Use joblib.dump or pickle."
+            )
+        write(path, *pack(vars(self)), sklearn_mach.__version__)
