@@ -12,10 +12,8 @@ from scipy.special import log_expit, log_softmax
 from sklearn_mach._weights import STORAGES, Float32, Linear
 
 R, B, D = 3, 4, 20
-ROUNDING = {
-    "float32": 0,
-    "packed": 0.5001 / 127,
-}  # of a weight, as a share of the largest of its feature
+# of a weight, as a share of the largest of its feature
+ROUNDING = {"float32": 0, "packed": 0.5001 / 127}
 
 
 # Logarithms of probabilities of logits (n, R, B).
