@@ -8,17 +8,18 @@ from sklearn.utils.validation import check_is_fitted
 
 import sklearn_mach
 
-from ._compression import BITS, check_room, compress
+from ._compression import BITS, best_repetitions, check_room, compress
 from ._files import write
 from ._fitted import Fitted
 from ._fitting import Fit
+from ._inputs import check_rows, targets_as
 from ._saving import pack, saved_bytes
 
 
 class Portable(Fitted):
     """A `Fitted` that can be made smaller and saved."""
 
-    def compress(self, *, max_bytes=None, bits=None, threshold=None):
+    def compress(self, X=None, y=None, *, max_bytes=None, bits=None, threshold=None):
         """Give a copy of the model with fewer weights, in 8 or 4 bits each.
 
         The weights of a feature become whole numbers times a scale of its own. With
@@ -27,19 +28,25 @@ class Portable(Fitted):
         squared values of the feature over the training rows.
 
         The model itself stays as it is. The copy predicts with what it has, without
-        unpacking it as a whole, and as `coef_` says. It cannot be trained further:
+        unpacking all of it, and what its `coef_` would. It cannot be trained further:
         `partial_fit` and `warm_start` refuse it. Probabilities keep the scalars of the
         model; `calibrate` fits them anew.
 
         Parameters
         ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), default=None
+            Rows that the model was not trained on, some hundreds at least. With
+            `max_bytes` they decide whether fewer repetitions, of which more weights are
+            left, rank their labels better, as they do at very few bytes. Probabilities
+            and the logit adjustment are fitted to them, as by `calibrate`.
+        y : array-like of shape (n_samples,), or an indicator, default=None
+            Their labels.
         max_bytes : int, default=None
             What the copy may take: its weights, table, labels and all else, as `save`
             writes it. As many weights stay as fit.
         bits : {8, 4}, default=None
-            Bits of a weight. None is 8, and with `max_bytes` whichever loses less: the
-            sum over the features of their squared errors, times the square of what
-            their weights matter more than their magnitude.
+            Bits of a weight. None is 8, and with `max_bytes` whichever loses less, by
+            the sum of the squares of what the errors of the weights matter.
         threshold : float, default=None
             How much a weight must matter to stay. None leaves none out.
 
@@ -86,25 +93,43 @@ class Portable(Fitted):
                 "max_bytes and threshold both say which weights are left out. Pass one "
                 "of them."
             )
+        if (X is None) != (y is None):
+            raise ValueError("Pass both X and y, or neither.")
+        rows = None
+        if X is not None:
+            X, y = check_rows(self, X, y, in_float32=True)
+            targets = targets_as(y, self.classes_, self._fitted.model.several)
+            rows = X, targets
         small = copy(self)
-        small._fitted = self._smaller(max_bytes, bits, threshold)
-        return small
+        small._fitted = self._smaller(max_bytes, bits, threshold, self._fitted, rows)
+        return small if X is None else small.calibrate(X, y)
 
-    def _smaller(self, max_bytes, bits=None, threshold=None):
-        """A `Fit` that is compressed."""
-        model, memory, class_weights, n_iter = self._fitted
+    def _smaller_fit(self, fit, rows):
+        """The `Fit` for the parameter `max_bytes`; rows as in `_smaller`."""
+        if self.n_repetitions != "auto":
+            rows = None  # nothing is left to choose
+        return self._smaller(self.max_bytes, None, None, fit, rows)
+
+    def _smaller(self, max_bytes, bits, threshold, fit, rows=None):
+        """A `Fit` that is compressed; rows : X and `Targets`, or None."""
+        model, memory, *others = fit
         model.scorer.check_compressible()
-        d = self.n_features_in_
+        how, d = self._how(), self.n_features_in_
         squares = np.zeros(d) if memory is None else memory.seen.squares
-        if max_bytes is not None:
-            kept = model, None, class_weights, n_iter
-            beside = saved_bytes(vars(self) | {"_fitted": Fit(*kept)})
-            check_room(max_bytes, model, d, beside - model.table.nbytes)
-            max_bytes -= beside
-        n_threads = self._how().n_threads
-        options = squares, max_bytes, bits, threshold or 0, n_threads
-        scorer = compress(model.scorer, *options)
-        return Fit(model.replace(scorer=scorer), None, class_weights, n_iter)
+
+        def smaller(model):
+            room = None
+            if max_bytes is not None:
+                kept = {"_fitted": Fit(model, None, *others)}
+                beside = saved_bytes(vars(self) | kept)
+                check_room(max_bytes, model, d, beside - model.table.nbytes)
+                room = max_bytes - beside
+            options = squares, room, bits, threshold or 0, how.n_threads
+            return model.replace(scorer=compress(model.scorer, *options))
+
+        if rows is None or max_bytes is None:
+            return Fit(smaller(model), None, *others)
+        return Fit(best_repetitions(model, smaller, *rows, how), None, *others)
 
     def save(self, path):
         """Write the fitted model to a file, for :func:`sklearn_mach.load`.
