@@ -1,7 +1,8 @@
 """MACH (Merged-Averaged Classifiers via Hashing) for scikit-learn."""
 
 from ._classifier import MACHClassifier
+from ._loading import load
 from ._search import MACHClassifierCV
 
 __version__ = "0.1.0"
-__all__ = ["MACHClassifier", "MACHClassifierCV", "__version__"]
+__all__ = ["MACHClassifier", "MACHClassifierCV", "__version__", "load"]

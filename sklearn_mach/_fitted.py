@@ -14,6 +14,7 @@ from ._decoding import DECODERS
 from ._inputs import check_rows, find_labels, is_indicator, targets_as
 from ._learners import learner_of
 from ._model import How
+from ._saving import save
 
 
 def _part(path, doc):
@@ -328,6 +329,45 @@ class Fitted:
             )
             self._fitted = self._fitted._replace(model=model)
         return self
+
+    def save(self, path):
+        """Write the model to a file that :func:`~sklearn_mach.load` maps.
+
+        The file holds arrays and plain values in the safetensors layout, and no code.
+        It has the parameters and all that `partial_fit` and `warm_start` need, with
+        checksums, but not the callbacks.  It is written beside `path` and takes its
+        place when it is whole and on the disk: whatever happens meanwhile, `path` is
+        the old file or the new one.  A process that is killed may leave a
+        ``.sklearn_mach-*.tmp`` behind.
+
+        Parameters
+        ----------
+        path : str or path-like
+            The file, which is replaced if it exists.  Any extension will do; programs
+            that read safetensors expect ``.safetensors``.
+
+        Raises
+        ------
+        TypeError
+            If the model has a base `estimator`, or labels that are neither numbers,
+            strings nor dates, or else what is neither an array nor a plain value.
+            joblib, pickle and skops save models with a base `estimator`.
+
+        Examples
+        --------
+        >>> import os, tempfile
+        >>> from sklearn.datasets import load_digits
+        >>> import sklearn_mach
+        >>> X, y = load_digits(return_X_y=True)
+        >>> model = sklearn_mach.MACHClassifier(random_state=0).fit(X / 16, y)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = os.path.join(folder, "digits.safetensors")
+        ...     model.save(path)
+        ...     sklearn_mach.load(path, mmap=False).classes_.size
+        10
+        """
+        check_is_fitted(self)
+        save(path, vars(self), self.get_params(deep=False))
 
     def _how(self):
         return How(self.decoder, self.device_, self.n_jobs)

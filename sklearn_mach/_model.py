@@ -101,6 +101,10 @@ class Model:
     def _prepared(self):  # depends on the processor: not pickled
         return prepare(self.table, self.n_buckets, self.offset)
 
+    def use_prepared(self, prepared):
+        """Take what a model of this table and offset has prepared."""
+        vars(self)["_prepared"] = prepared
+
     def adjusted(self, tau, class_weights):
         """The model with this logit adjustment, for classes of such weights (K,)."""
         tau, offset = float(tau), None
