@@ -57,9 +57,11 @@ def encode(value, name, arrays):
             fields = [getattr(value, field) for field in names]
             return [kind, list(value.shape), parts(fields, names)]
     if isinstance(value, np.random.RandomState):
-        kind, key, *rest = value.get_state()
-        if kind == "MT19937":
-            return ["RandomState", parts([key]), *rest]
+        state = value.get_state(legacy=False)
+        if state["bit_generator"] == "MT19937":
+            node = encode(state["state"]["key"], name, arrays)
+            place = int(state["state"]["pos"])
+            return ["RandomState", node, place, state["has_gauss"], state["gauss"]]
     raise TypeError(f"{name} holds {_described(value)}")
 
 
@@ -186,8 +188,8 @@ def _decode_sparse(kind, arrays, shape, parts):
     return X
 
 
-def _decode_random_state(_, arrays, parts, place, has_gauss, gauss):
-    (key,) = _nodes(parts, arrays)
+def _decode_random_state(_, arrays, node, place, has_gauss, gauss):
+    key = decode(node, arrays)
     is_key = isinstance(key, np.ndarray) and key.shape == (_KEY_SIZE,)
     is_place = type(place) is int and 0 <= place <= _KEY_SIZE
     if not (is_key and key.dtype == np.uint32 and is_place and has_gauss in (0, 1)):
