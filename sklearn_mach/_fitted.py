@@ -367,6 +367,7 @@ class Fitted:
         10
         """
         check_is_fitted(self)
+        self._validate_params()  # as `load` does
         save(path, vars(self), self.get_params(deep=False))
 
     def _how(self):

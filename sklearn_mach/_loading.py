@@ -33,7 +33,8 @@ def load(path, *, mmap=True, verify=None):
     Raises
     ------
     ValueError
-        If the file is none of `save`, truncated, damaged or of a newer version.
+        If the file is none of `save`, truncated, damaged or of a newer version, or
+        holds what no model has.
 
     Examples
     --------
@@ -52,4 +53,5 @@ def load(path, *, mmap=True, verify=None):
     model = MACHClassifier()
     parameters = model.get_params(deep=False)
     vars(model).update(load_attributes(path, parameters, mmap, verify))
+    model._validate_params()  # `partial_fit` of a fitted model does not
     return model

@@ -40,9 +40,9 @@ def save(path, attributes, parameters):
 
 
 def saved_bytes(attributes):
-    """Bytes of a file of these attributes without the arrays of its weights.
+    """Bytes of a file of a classifier's attributes without the arrays of its weights.
 
-    They are at most 2 KB fewer with another storage of the weights.
+    An upper bound, by 2 KB or less, with any storage of the weights.
     """
     arrays, values = _flat(attributes)
     weights = sum(arrays[name].nbytes for name in _of_storage(arrays))
@@ -98,7 +98,7 @@ def load_attributes(path, parameters, mmap, verify):
         if verify is None:
             n_bytes = sum(arrays[name].nbytes for name in weights)
             verify = not mmap or n_bytes <= _LIGHT_BYTES
-        content.verify(arrays if verify else arrays.keys() - weights)
+        content.verify(name for name in arrays if verify or name not in weights)
         return _attributes(content.values, arrays, parameters)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be loaded: {error}.") from error

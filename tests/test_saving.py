@@ -1,8 +1,10 @@
 """Models in files: all comes back and goes on the same; the rest is refused."""
 
+import base64
 import json
 import os
 import pickle
+import zlib
 from fractions import Fraction
 
 import joblib
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from helpers import PREDICTIONS, assert_same_model, needs_compilation, predictions
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from several import SIZES, planted
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -320,6 +322,39 @@ def test_safetensors_reads_the_arrays(blobs, tmp_path):
     assert_array_equal(found["classes_"], model.classes_)
 
 
+# A file of version 1: rows of the identity matrix, labels a to e, decoder "log_mean".
+VERSION_1 = (
+    "c-qBQ&1&RE5FVSH_Le+>(J2Qp=x@dv6WGH*Am<QRu!r7Kt7U23BaORTb|%L6-8{gC9JANWL#&-s4heaI"
+    ";8P&Syg(q;>h@SaGckrhni<qx_4U{F*CoZzM$Nc#2w5@(DJUSsIl6MPN-RM+M~*z>3`9wmKy$}+E|`!-"
+    "RieVj)ukwuVkJq|DDcMq*h68?AZ3D3LBjyW;H8kIUV@r?(bb7VC<iIYB`Z#IB~P5AgA->G%_b9e7@asS"
+    "u83r;9A|=^*Q}&#14(0`0Zk9v5P4pMU~(H^CD;me={TwCGPMv0sZSyB3`D9*z$qISrDB4z)y9|rK{SRg"
+    "s$;LuX0t4w&I}}}=^0Z*LBbiaC;3qXS!5k*JZ94B;z@j%#?wj9P+Fz;uFx=<#WeJL2+l4Tw-C>c6X#mz"
+    "26)Y+iLX?km<HjTNmXDnE1}nA&AH|)2@*0@D9mQV78t2<qmhJKl7q~P^3<BdYl&fEsj(?#+FW6DygJ1i"
+    "g3_pPRVV`KE8MVTrLqC3Rdv7hqM)oVZAuMKBf?tWRxaUdQYdp=;Asi)RStUTjhl4>isnQX-wgJuid&rL"
+    "`C5Pn@ioD;u2$B&47g-kg<&l4B4AudCV=XR+3TAKX&Xpc5t>7J+MG1mq}LX7JJ6RPmUs{d)j6dkuc}10"
+    "fdb03YM{pV#wEOONhKfFghRqOG1s%3&y0bp@gk6-Bwed)(H-lu5a_P#7v$n0CAK{2s@_r7$O1yZdaHWT"
+    "DI&6|q9#}--`+UbRv@I6M^a^(WF7a2q`*PQt_-h&0N#shtFFnWun8~9Gvk`9GKIBd?6>LEnyE3g-<P`n"
+    "_Vta!#`w_ME_C<9&Xk%$olPe}IGb+zmF4`hnYstZzV;afWxY&vackgbMXV>2#ZZ$O&DeWf*EYM~Om`qQ"
+    "y%hC2%!|f9lHoPzwhwX%7-DmCkcbyjHQp>1*R6hOwHdEKg@FcOJK7oBL6dC`?>6S`JKC7V^`hM`n@!za"
+    "gSWyU7=vcJ8(|wZ`t4l1z4Fj6(p0Ti414ky(+FF%%t5b?F|$tdvNe^C$YalqyoILdrmD^H`C}ZB=f*7("
+    "o6RRt#GdO14M#6byIH~^3sSiF^3ycK9CeuRgW!Q_x`io<Tz?w3nYKi?OEYn|5lv$^h#R6#(`wUv6?a&I"
+    "Aqz6N!K`7qZ=e4{;BO(A#ct?@od7pAw3EhnLw6btnUKZBFQyKYsn?xU-j<S?O$^KR!PCc{`FtEb_B7+K"
+    "=l|_<IDUKn%ZFd_|8npBhrfUDZ$5hG-^_o0b`$(Ko`3(xpSQo~tJ_asyqkYpzxe5s^Sj%(DAWJDd^Okd"
+    "*C_wk%Jm+Ne}giu({e3)YkAu8?=1e#%3mA)`DnC1+S|k5J|r|{qy4>JNS->7Y4rb%e*lF3mJR"
+)
+
+
+def test_files_of_version_1_load(tmp_path):
+    path = tmp_path / "model"
+    path.write_bytes(zlib.decompress(base64.b85decode(VERSION_1)))
+    model = load(path, verify=True)
+    X, y = np.eye(5, dtype=np.float32), np.array(list("abcde"))
+    assert_array_equal(model.predict(X), y)
+    scores = [0, -116.85246, -416.13446, -270.57391, -362.55136]
+    assert_allclose(model.decision_function(X)[0], scores, rtol=1e-5)
+    model.partial_fit(X, y)
+
+
 # Refused ------------------------------------------------------------------------------
 
 
@@ -517,6 +552,16 @@ def test_hostile_values_are_refused(saved, name):
         state = values["state"] | {name: node}
         write(path, arrays, values | {"state": state})
         refused(path, "")
+
+
+@pytest.mark.parametrize("name, value", [("decoder", "max"), ("batch_size", -1)])
+def test_parameters_that_are_none_are_refused(saved, name, value):
+    path, arrays, values = saved
+    with pytest.raises(ValueError, match=f"'{name}' parameter"):
+        load(path).set_params(**{name: value}).save(path)
+    write(path, arrays, values | {"state": values["state"] | {name: value}})
+    with pytest.raises(ValueError, match=f"'{name}' parameter"):
+        load(path)
 
 
 def test_missing_and_unknown_parts_are_named(saved):
