@@ -190,6 +190,7 @@ def test_values_come_back(value):
     assert not arrays
 
 
+@needs_compilation
 @maps
 @storages
 @pytest.mark.parametrize("sparse", [False, True])
@@ -211,6 +212,7 @@ def test_loaded_models_go_on_as_the_model(blobs, tmp_path, sparse, storage, mmap
     assert path.read_bytes() == content
 
 
+@needs_compilation
 @pytest.mark.parametrize("kind", ["sparse", "dense", "float16", "several"])
 def test_waiting_rows_of_partial_fit_come_back(blobs, tmp_path, kind):
     X, y = blobs(1500, sparse=kind in ("sparse", "several"))
@@ -232,6 +234,7 @@ def test_waiting_rows_of_partial_fit_come_back(blobs, tmp_path, kind):
     assert_same(there_and_back(model, tmp_path), model)
 
 
+@needs_compilation
 def test_a_model_of_many_dense_features_has_the_same_metric(blobs, tmp_path):
     X, y = blobs(1500, 2300, sparse=False)
     model = MACHClassifier(n_repetitions=2, n_buckets=3, max_iter=1, random_state=0)
@@ -626,7 +629,7 @@ def test_skops_saves_models_with_and_without_a_base_estimator(
     blobs, tmp_path, base, sparse
 ):
     io = pytest.importorskip("skops.io")
-    X, y = blobs(1500, sparse=sparse)
+    X, y = blobs(60, sparse=sparse)
     X = abs(X)
     model = MACHClassifier(base, n_repetitions=3, n_buckets=3, random_state=0).fit(X, y)
     io.dump(model, tmp_path / "model")
