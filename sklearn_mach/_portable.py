@@ -6,14 +6,11 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-import sklearn_mach
-
 from ._compression import BITS, best_repetitions, check_room, compress
-from ._files import write
 from ._fitted import Fitted
 from ._fitting import Fit
 from ._inputs import check_rows, targets_as
-from ._saving import pack, saved_bytes
+from ._saving import save, saved_bytes
 
 
 class Portable(Fitted):
@@ -132,48 +129,41 @@ class Portable(Fitted):
         return Fit(best_repetitions(model, smaller, *rows, how), None, *others)
 
     def save(self, path):
-        """Write the fitted model to a file, for :func:`sklearn_mach.load`.
+        """Write the model to a file that :func:`~sklearn_mach.load` maps.
 
-        The file holds arrays and plain values in the layout of safetensors: no code is
-        run when it is loaded, and any number of processes can share its arrays. A file
-        of that name is replaced when the new one is complete and on the disk; whatever
-        interrupts `save` leaves the old one.
+        The file holds arrays and plain values in the safetensors layout, and no code.
+        It has the parameters and all that `partial_fit` and `warm_start` need, with
+        checksums, but not the callbacks.  It is written beside `path` and takes its
+        place when it is whole and on the disk: whatever happens meanwhile, `path` is
+        the old file or the new one.  A process that is killed may leave a
+        ``.sklearn_mach-*.tmp`` behind.
 
         Parameters
         ----------
         path : str or path-like
-            Name of the file, in a folder where another file can be made.
+            The file, which is replaced if it exists.  Any extension will do; programs
+            that read safetensors expect ``.safetensors``.
 
         Raises
         ------
         TypeError
-            If a part of the model is no array or plain value: a base `estimator`, or
-            labels that are objects other than strings. Use joblib, pickle or skops.
-
-        Notes
-        -----
-        Parameters, labels and all that `partial_fit` needs are in the file. Callbacks
-        are not.
+            If the model has a base `estimator`, or labels that are neither numbers,
+            strings nor dates, or else what is neither an array nor a plain value.
+            joblib, pickle and skops save models with a base `estimator`.
 
         Examples
         --------
         >>> import os, tempfile
-        >>> import sklearn_mach
         >>> from sklearn.datasets import load_digits
+        >>> import sklearn_mach
         >>> X, y = load_digits(return_X_y=True)
-        >>> model = sklearn_mach.MACHClassifier(n_buckets=4, random_state=0)
-        >>> _ = model.fit(X / 16, y)
+        >>> model = sklearn_mach.MACHClassifier(random_state=0).fit(X / 16, y)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = os.path.join(folder, "digits.mach")
+        ...     path = os.path.join(folder, "digits.safetensors")
         ...     model.save(path)
-        ...     loaded = sklearn_mach.load(path)
-        ...     print((loaded.predict(X / 16) == model.predict(X / 16)).all())
-        True
+        ...     sklearn_mach.load(path, mmap=False).classes_.size
+        10
         """
         check_is_fitted(self)
-        if type(self).__name__ != "MACHClassifier":
-            raise TypeError(
-                f"save writes a MACHClassifier, and load would give one back, not a "
-                f"{type(self).__name__}. Use joblib.dump or pickle."
-            )
-        write(path, *pack(vars(self)), sklearn_mach.__version__)
+        self._validate_params()  # as `load` does
+        save(path, vars(self), self.get_params(deep=False))
