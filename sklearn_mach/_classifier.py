@@ -163,8 +163,10 @@ class MACHClassifier(
 
     max_bytes : int, default=None
         Bytes that the fitted model of the built-in learner may take, in memory and
-        saved: after training `fit` keeps the weights that matter most, in 8 or 4 bits,
-        as `compress` does.  Training takes the memory of all weights.
+        saved.  After training `fit` keeps the weights that matter most, in 8 or 4 bits,
+        as `compress` does, before probabilities are fitted.  If rows are set aside (see
+        Notes) and `n_repetitions` is "auto" they decide whether fewer repetitions are
+        kept.  Training takes the memory of all weights.
 
     Attributes
     ----------

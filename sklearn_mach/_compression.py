@@ -17,12 +17,13 @@ from ._packed import Packed, empty_bytes, packed_bytes
 
 BITS = (8, 4)
 _EXPONENT = 1 / 8
-_SAMPLE = 2_000  # features at least that show how many bytes a threshold leaves
-_OCTAVES = 24  # below the largest weight, where a threshold is looked for
-_N_HALVINGS = 14  # of these
+_SAMPLE = 1_000  # features at least that show how many bytes a threshold leaves
+_OCTAVES = 14  # below the largest weight, where a threshold is looked for
+_N_HALVINGS = 11  # of these
 _N_ROUNDS = 5  # of measuring all features
 _FULL = 0.985  # of the bytes that there are
 _SHARES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4)  # of the repetitions that are tried
+_FEW_BYTES = 1 / 10  # for each weight: below it fewer repetitions are tried
 _N_BEST = 10  # classes among which those of a row are ranked
 
 
@@ -52,23 +53,29 @@ def best_repetitions(model, smaller, X, targets, how):
     smaller : function of a `Model` that gives it compressed to the same bytes
     X, targets : rows that the model was not trained on
 
-    Of the same bytes fewer repetitions keep more of their weights.  Fewer are taken
-    where the mean reciprocal rank of a row's classes, among the ten best, is higher by
-    its standard error.
+    Of the same bytes fewer repetitions keep more of their weights.  Where few of all
+    are kept, fewer repetitions are tried, until the mean reciprocal rank of a row's
+    classes, among the ten best, is lower by its standard error.
     """
     n_best, rows = min(_N_BEST, model.n_classes), np.arange(targets.n_rows)[:, None]
+    whole = smaller(model)
+    n_bytes, n_weights = whole.scorer.n_bytes, model.scorer.storage.weights.size
+    if n_bytes > _FEW_BYTES * n_weights:
+        return whole
     best = best_ranks = None
     for share in _SHARES:
         n_repetitions = max(round(share * model.n_repetitions), 1)
         table = model.table[:, :n_repetitions]
         if share < 1 and len(np.unique(table, axis=0)) < model.n_classes:
             break
-        some = smaller(model.select(np.arange(n_repetitions)) if share < 1 else model)
+        some = whole
+        if share < 1:
+            some = smaller(model.select(np.arange(n_repetitions)))
         own = targets.have(rows, some.topk(X, n_best, how)[0])
         ranks = own @ (1 / np.arange(1, n_best + 1))
         gain = 0 if best is None else ranks - best_ranks
         error = np.std(gain) / np.sqrt(targets.n_rows)
-        if best is None or np.mean(gain) > error:
+        if best is None or np.mean(gain) > 0:
             best, best_ranks = some, ranks
         elif np.mean(gain) < -error:
             break

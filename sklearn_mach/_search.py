@@ -215,6 +215,13 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "hashing of the classifier is an array, which fixes R and B. Pass the "
                 "name of a way to draw tables, such as hashing='balanced'."
             )
+        if base.max_bytes is not None:
+            raise ValueError(
+                f"max_bytes={base.max_bytes} of the classifier leaves weights out of "
+                "the largest model, from which the scores of all smaller ones are "
+                "taken. Use max_bytes=None and compress best_estimator_, or search "
+                "with GridSearchCV."
+            )
         learner = learner_of(base)
         rows, labels = check_rows(base, X, y, in_float32=learner.in_float32, reset=True)
         weight = check_weight(sample_weight, labels)
