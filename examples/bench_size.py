@@ -15,7 +15,9 @@ defaults.
 
 Our models take turns in each round, after their kernels are compiled. The figures are
 medians over the rounds, and the ratio is the median of the rounds' ratios to the full
-model. Peers have a process each, by ``bench_peers.py``, and predict all test rows once.
+model. Peers have a process each, by ``bench_peers.py``, and predict all test rows once,
+as they come from their training: PECOS is several times as fast once it is saved and
+loaded with ``is_predict_only=True``.
 
 One-vs-rest is a ``LinearSVC`` for each class, dense, and with weights below 0.01 left
 out. It is not run where 12 d K bytes are not free, or where the time of a few classes
