@@ -67,6 +67,7 @@ GALLERY_ORDER = [
     "plot_next_token.py",
     "plot_choose_sizes.py",
     "plot_tradeoff.py",
+    "plot_size.py",
     "plot_decoders.py",
     "plot_text_search.py",
     "plot_several_labels.py",
