@@ -117,13 +117,11 @@ def ours(X, y, X_test, budgets, fit, threads, score):
         else:
             models[name], found[name] = small, {"make": make}
     for budget in budgets if fit else ():
-        n_bytes = int(budget * 1e6)
-        small = MACHClassifier(random_state=0, n_jobs=threads, max_bytes=n_bytes)
+        limit = {"max_bytes": int(budget * 1e6)}
+        small = MACHClassifier(random_state=0, n_jobs=threads, **limit)
         make, _ = seconds(small.fit, X, y)
-        models[f"fit {budget:g} MB"], found[f"fit {budget:g} MB"] = (
-            small,
-            {"make": make},
-        )
+        name = f"fit {budget:g} MB"
+        models[name], found[name] = small, {"make": make}
     for name, model in models.items():
         print(f"{name}: R = {model.n_repetitions_}, B = {model.n_buckets_}")
     with tempfile.TemporaryDirectory() as folder:
