@@ -391,9 +391,8 @@ class MACHClassifier(
             context.call_on_fit_task_begin(estimator=self, **data)
             task = partial(Task, self, context, data)
             work = X, targets, weight, params, plan, old, self.device_, task
-            self._fitted = train(self, learner, "fit", *work)
-            if self.max_bytes is not None:
-                self._fitted = self._smaller(self.max_bytes)
+            smaller = None if self.max_bytes is None else self._smaller_fit
+            self._fitted = train(self, learner, "fit", *work, smaller)
             context.call_on_fit_task_end(
                 estimator=self, **data, reconstruction_attributes={}
             )

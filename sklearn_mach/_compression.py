@@ -17,12 +17,13 @@ from ._packed import Packed, empty_bytes, packed_bytes
 
 BITS = (8, 4)
 _EXPONENT = 1 / 8
-_SAMPLE = 2_000  # features at least, a sixteenth of all, that show what is left
+_SAMPLE = 2_000  # features at least that show how many bytes a threshold leaves
 _OCTAVES = 24  # below the largest weight, where a threshold is looked for
 _N_HALVINGS = 14  # of these
-_N_ROUNDS = 4  # of measuring all features
-_UNSURE = 1.2  # times the bytes, to which the sample does not say that all do not fit
-_FULL = 0.99  # of the bytes that there are
+_N_ROUNDS = 5  # of measuring all features
+_FULL = 0.985  # of the bytes that there are
+_SHARES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4)  # of the repetitions that are tried
+_N_BEST = 10  # classes among which those of a row are ranked
 
 
 def compress(linear, squares, max_bytes, bits, threshold, n_jobs):
@@ -36,14 +37,42 @@ def compress(linear, squares, max_bytes, bits, threshold, n_jobs):
     W, b = linear.storage.dense()
     factor = _factor(squares)
     if max_bytes is None:
-        cut = _least(threshold, factor), bits or BITS[0]
+        least, bits = _least(threshold, factor), bits or BITS[0]
     else:
-        cuts = []
-        for n_bits in BITS if bits is None else (bits,):
-            least, errors = _fitting(W, factor, n_bits, max_bytes - b.nbytes, n_jobs)
-            cuts.append((factor**2 @ errors, least, n_bits))
-        cut = min(cuts, key=lambda cut: cut[0])[1:]
-    return replace(linear, storage=Packed.of(W, b, *cut, n_jobs))
+        cut = _Cut(W, factor, max_bytes - b.nbytes, n_jobs)
+        if bits is None:
+            bits = min(BITS, key=cut.expected_loss)
+        least = cut.fitting(bits)
+    return replace(linear, storage=Packed.of(W, b, least, bits, n_jobs))
+
+
+def best_repetitions(model, smaller, X, targets, how):
+    """The compressed model of as many repetitions as rank the classes of rows best.
+
+    smaller : function of a `Model` that gives it compressed to the same bytes
+    X, targets : rows that the model was not trained on
+
+    Of the same bytes fewer repetitions keep more of their weights.  Fewer are taken
+    where the mean reciprocal rank of a row's classes, among the ten best, is higher by
+    its standard error.
+    """
+    n_best, rows = min(_N_BEST, model.n_classes), np.arange(targets.n_rows)[:, None]
+    best = best_ranks = None
+    for share in _SHARES:
+        n_repetitions = max(round(share * model.n_repetitions), 1)
+        table = model.table[:, :n_repetitions]
+        if share < 1 and len(np.unique(table, axis=0)) < model.n_classes:
+            break
+        some = smaller(model.select(np.arange(n_repetitions)) if share < 1 else model)
+        own = targets.have(rows, some.topk(X, n_best, how)[0])
+        ranks = own @ (1 / np.arange(1, n_best + 1))
+        gain = 0 if best is None else ranks - best_ranks
+        error = np.std(gain) / np.sqrt(targets.n_rows)
+        if best is None or np.mean(gain) > error:
+            best, best_ranks = some, ranks
+        elif np.mean(gain) < -error:
+            break
+    return best
 
 
 def check_room(max_bytes, plan, n_features, beside=0):
@@ -79,43 +108,54 @@ def _least(threshold, factor):
     return least.astype(np.float32)
 
 
-def _fitting(W, factor, bits, max_bytes, n_jobs):
-    """Magnitudes from which weights are kept, so that they fit, and squared errors.
+class _Cut:
+    """The search for the threshold with which weights W fit into so many bytes.
 
     Some of the features show which threshold may fit; all are measured to see that it
     does, and to correct what is expected of the sample.
     """
-    n_features = factor.size
-    n_sampled = min(max(n_features // 16, _SAMPLE), n_features)
-    sample = np.random.default_rng(0).choice(n_features, n_sampled, replace=False)
 
-    def measured(threshold, features=slice(None)):
-        """Bytes and squared errors."""
-        features = np.arange(n_features)[features]
-        return packed_bytes(W, _least(threshold, factor), bits, features, n_jobs)
+    def __init__(self, W, factor, max_bytes, n_jobs):
+        self.W, self.factor, self.max_bytes, self.n_jobs = W, factor, max_bytes, n_jobs
+        self.every = np.arange(factor.size)
+        n_sampled = min(max(factor.size // 32, _SAMPLE), factor.size)
+        rng = np.random.default_rng(0)
+        self.sample = rng.choice(factor.size, n_sampled, replace=False)
+        self.share = n_sampled / factor.size
+        largest = max(W.max(), -W.min()) * factor.max()
+        self.top = np.log2(max(largest, 1e-30)) + 0.01  # where nothing is left
 
-    def expected(n_bytes):
+    def measured(self, threshold, bits, features):
+        """Bytes and squared errors of some features."""
+        least = _least(threshold, self.factor)
+        return packed_bytes(self.W, least, bits, features, self.n_jobs)
+
+    def of_sample(self, bits, n_bytes):
         """The least threshold with which the sample takes so many bytes."""
-        low, high = top - _OCTAVES, top
+        if self.measured(0.0, bits, self.sample)[0] <= n_bytes:
+            return 0.0
+        low, high = self.top - _OCTAVES, self.top
         for _ in range(_N_HALVINGS):
             middle = (low + high) / 2
-            fits = measured(2**middle, sample)[0] <= n_bytes
+            fits = self.measured(2**middle, bits, self.sample)[0] <= n_bytes
             low, high = (low, middle) if fits else (middle, high)
         return 2**high
 
-    share = n_sampled / n_features
-    if measured(0.0, sample)[0] < _UNSURE * share * max_bytes:
-        n_bytes, errors = measured(0.0)
-        if n_bytes <= max_bytes:
-            return _least(0.0, factor), errors
-    top = np.log2(max(W.max(), -W.min()) * factor.max()) + 0.01  # nothing is left
-    threshold, errors = 2**top, measured(2**top)[1]
-    for _ in range(_N_ROUNDS):
-        closer = expected(share * max_bytes)
-        n_bytes, its_errors = measured(closer)
-        if n_bytes <= max_bytes and closer < threshold:
-            threshold, errors = closer, its_errors
-            if n_bytes >= _FULL * max_bytes:
-                break
-        share *= (1 + _FULL) / 2 * max_bytes / n_bytes
-    return _least(threshold, factor), errors
+    def expected_loss(self, bits):
+        """Squared errors of what weights matter, on the sample."""
+        threshold = self.of_sample(bits, self.share * self.max_bytes)
+        errors = self.measured(threshold, bits, self.sample)[1]
+        return self.factor[self.sample] ** 2 @ errors
+
+    def fitting(self, bits):
+        """Magnitudes from which weights are kept, so that they fit."""
+        best, share = 2**self.top, self.share
+        for _ in range(_N_ROUNDS):
+            threshold = self.of_sample(bits, share * self.max_bytes)
+            n_bytes, _ = self.measured(threshold, bits, self.every)
+            if n_bytes <= self.max_bytes and threshold < best:
+                best = threshold
+                if threshold == 0 or n_bytes >= _FULL * self.max_bytes:
+                    break
+            share *= (1 + _FULL) / 2 * self.max_bytes / n_bytes
+        return _least(best, self.factor)

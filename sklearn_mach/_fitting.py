@@ -33,7 +33,18 @@ def route(estimator, learner, method, rows, sample_weight, fit_params):
 
 
 def train(
-    parameters, learner, method, X, targets, weight, params, plan, old, device, task
+    parameters,
+    learner,
+    method,
+    X,
+    targets,
+    weight,
+    params,
+    plan,
+    old,
+    device,
+    task,
+    smaller=None,
 ):
     """Train what `plan` asks for, and calibrate the model where rows are set aside.
 
@@ -45,6 +56,8 @@ def train(
     device : str, the learner's choice
     task : ``task(name, r, n_epochs=, attributes=)`` gives the task that begins with
         repetition r
+    smaller : ``smaller(fit, rows)`` gives the `Fit` compressed; rows are X and targets
+        of those set aside, or None
 
     Returns a `Fit`.
     """
@@ -69,8 +82,12 @@ def train(
     work = method, X, targets, weight, params, plan
     trained = learner.train(*work, *before, device, task_of)
     model = draft.replace(scorer=trained.scorer)
-    if trained.held.size:
-        rows = X, targets, trained.held, trained.held_weight, class_weights
+    fit, held = Fit(model, trained.memory, class_weights, trained.n_iter), trained.held
+    if smaller is not None:
+        fit = smaller(fit, (X[held], targets.take(held)) if held.size else None)
+    if held.size:
+        rows = X, targets, held, trained.held_weight, class_weights
         how = How("log_mean", device, parameters.n_jobs)
-        model = model.calibrated(*rows, parameters.logit_adjustment, how)
-    return Fit(model, trained.memory, class_weights, trained.n_iter)
+        model = fit.model.calibrated(*rows, parameters.logit_adjustment, how)
+        fit = fit._replace(model=model)
+    return fit

@@ -14,6 +14,7 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import config, types
 from numba.core import cgutils
+from numba.core.codegen import get_host_cpu_features
 from numba.extending import intrinsic
 
 ROWS = 32  # rows of a float32 block: two vectors of 512 bits
@@ -26,6 +27,10 @@ def aligned(shape, dtype):
     raw = np.zeros(size + 64, dtype=np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(dtype).reshape(shape)
+
+
+# Whether the processor expands vectors: elsewhere LLVM would make branches of it.
+EXPANDS = not config.DISABLE_JIT and "+avx512f" in get_host_cpu_features()
 
 
 @cache  # asking LLVM takes its lock, at which a process forked meanwhile would hang
@@ -69,6 +74,12 @@ if config.DISABLE_JIT:
     def lowest_bit(mask):
         """Position of the lowest bit that is set."""
         return (int(mask) & -int(mask)).bit_length() - 1
+
+    def add_expanded(z, first, mask, x, values, start):
+        """Add x values[start], ... to z[first + q] for the bits q of a mask of 16."""
+        columns = first + np.flatnonzero(mask >> np.arange(16) & 1)
+        z[columns] += x * values[start : start + columns.size]
+        return start + columns.size
 
     def lanes_of_stages(lanes, table, k, adds, starts, level, limits):
         """Lanes, as bits, where class k is below the limit of a stage.
@@ -248,6 +259,44 @@ else:
             return builder.cttz(args[0], ir.IntType(1)(1))
 
         return types.int64(types.uint64), generate
+
+    @intrinsic
+    def add_expanded(typing, z, first, mask, x, values, start):
+        """Add x values[start], ... to z[first + q] for the bits q of a mask of 16.
+
+        Gives start and the number of bits.  z has 16 numbers from `first` on.
+        """
+        vector = ir.VectorType(ir.FloatType(), 16)
+        bits = ir.VectorType(ir.IntType(1), 16)
+
+        def generate(context, builder, signature, args):
+            z, values = _arrays(context, builder, signature, args, 0, 4)
+            pointer = ir.FloatType().as_pointer()
+            kind = ir.FunctionType(vector, [pointer, bits, vector])
+            expand = cgutils.get_or_insert_function(
+                builder.module, kind, "llvm.masked.expandload.v16f32"
+            )
+            kind = ir.FunctionType(vector, [vector] * 3)
+            multiply_add = cgutils.get_or_insert_function(
+                builder.module, kind, "llvm.fmuladd.v16f32"
+            )
+            part = builder.gep(values.data, [args[5]])
+            mask = builder.bitcast(args[2], bits)
+            part = builder.call(expand, [part, mask, ir.Constant(vector, None)])
+            none = ir.Constant(vector, ir.Undefined)
+            factor = builder.insert_element(none, args[3], ir.IntType(32)(0))
+            zeros = ir.Constant(ir.VectorType(ir.IntType(32), 16), [0] * 16)
+            factor = builder.shuffle_vector(factor, none, zeros)
+            place = builder.gep(z.data, [args[1]])
+            place = builder.bitcast(place, vector.as_pointer())
+            old = builder.load(place, align=4)
+            builder.store(builder.call(multiply_add, [factor, part, old]), place, 4)
+            count = builder.zext(builder.ctpop(args[2]), _INDEX)
+            return builder.add(args[5], count)
+
+        integer = types.intp
+        kinds = z, integer, types.uint16, types.float32, values, integer
+        return integer(*kinds), generate
 
     @intrinsic
     def lanes_of_stages(typing, lanes, table, k, adds, starts, level, limits):

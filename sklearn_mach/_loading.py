@@ -1,78 +1,57 @@
-"""From a file to a fitted classifier."""
+"""`load`: the classifier in a file that `save` wrote."""
 
 from ._classifier import MACHClassifier
-from ._files import read
-from ._lanes import has_lookup
-from ._saving import WEIGHTS, check, unpack
-from ._states import restore
-from ._topk import Prepared
-
-_QUICK = 1 << 27  # bytes of an array, whose checksum takes a tenth of a second at most
+from ._saving import load_attributes
 
 
 def load(path, *, mmap=True, verify=None):
-    """Load a model that :meth:`MACHClassifier.save` wrote; no code in the file is run.
+    """Load the model that :meth:`MACHClassifier.save` wrote.
+
+    Nothing in the file is run as code, and no array is used before its type and shape
+    are checked: a file from elsewhere gives wrong predictions at worst.
 
     Parameters
     ----------
     path : str or path-like
-        Name of the file.
+        The file.
     mmap : bool, default=True
-        Map the arrays: they are read as they are needed, and all processes of a machine
-        share them. The file must stay as it is meanwhile; `save` to the same name makes
-        a new one. False reads all into memory.
+        Whether to map the file in place of reading it: a model of any size is there in
+        milliseconds, the parts in use are read as they are needed, and processes that
+        load the same file share one copy in memory.  Weights are then read-only;
+        `partial_fit` and `fit` make their own.  `save` to the same path leaves mapped
+        models as they are; other ways to change or cut a mapped file do not.
     verify : bool, default=None
-        Whether to compare the checksums of the weights, for which they are read. None
-        compares those of arrays of up to 134 MB, and of all with ``mmap=False``. The
-        checksums of all other arrays are compared in any case.
+        Whether to compare the weights with their checksum, for which all of them are
+        read.  None does so where they take at most 100 MB (0.1 s) or with
+        ``mmap=False``.  Everything else is always compared.
 
     Returns
     -------
     model : MACHClassifier
-        The fitted model. It predicts what the saved one does, bit for bit.
+        With the parameters and attributes of the model that was saved.
 
     Raises
     ------
     ValueError
-        If the file is no such model, is cut off or damaged, or has a newer format.
+        If the file is none of `save`, truncated, damaged or of a newer version, or
+        holds what no model has.
 
     Examples
     --------
     >>> import os, tempfile
-    >>> import sklearn_mach
     >>> from sklearn.datasets import load_digits
+    >>> import sklearn_mach
     >>> X, y = load_digits(return_X_y=True)
-    >>> model = sklearn_mach.MACHClassifier(n_buckets=4, random_state=0).fit(X / 16, y)
+    >>> model = sklearn_mach.MACHClassifier(random_state=0).fit(X / 16, y)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = os.path.join(folder, "digits.mach")
+    ...     path = os.path.join(folder, "digits.safetensors")
     ...     model.save(path)
-    ...     labels = sklearn_mach.load(path, mmap=False).predict(X / 16)
-    >>> bool((labels == model.predict(X / 16)).all())
+    ...     same = sklearn_mach.load(path, mmap=False)
+    >>> bool((same.predict(X / 16) == model.predict(X / 16)).all())
     True
     """
-
-    def is_verified(name, part):
-        if verify is None:
-            return not mmap or part.size <= _QUICK
-        return verify or not name.startswith(WEIGHTS)
-
-    arrays, values, _ = read(path, mmap, is_verified)
-    try:
-        return _model(unpack(arrays, values))
-    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold a model: {error}") from error
-
-
-def _model(state):
-    """The classifier of a state; an error if the state is none."""
-    prepared = state.pop("_prepared", None)
-    defaults = MACHClassifier().get_params(deep=False)
-    model = MACHClassifier(
-        **{name: state.get(name, defaults[name]) for name in defaults}
-    )
-    model._validate_params()
-    check(state, prepared, defaults)
-    vars(model).update(restore(defaults | state))
-    if prepared is not None and has_lookup():
-        vars(model._fitted.model)["prepared"] = Prepared.of(*prepared)
+    model = MACHClassifier()
+    parameters = model.get_params(deep=False)
+    vars(model).update(load_attributes(path, parameters, mmap, verify))
+    model._validate_params()  # `partial_fit` of a fitted model does not
     return model

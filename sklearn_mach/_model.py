@@ -25,6 +25,7 @@ from ._decoding import DECODERS, decode_scores, decode_topk, prepare, rank_of
 from ._lanes import ROWS
 from ._memory import format_bytes, free_memory
 from ._stages import decode_stages
+from ._topk import Prepared
 
 _CHUNK_BYTES = 1 << 26  # bucket scores made at a time, for all threads together
 _CALIBRATION_SCORES = 20_000_000  # of classes, that the calibration may look at
@@ -79,9 +80,9 @@ class Model:
     def replace(self, **changes):
         """The model with other fields."""
         new = replace(self, **changes)
-        isprepared = "prepared" in vars(self)
-        if isprepared and new.table is self.table and new.offset is self.offset:
-            vars(new)["prepared"] = self.prepared
+        is_prepared = "_prepared" in vars(self)
+        if is_prepared and new.table is self.table and new.offset is self.offset:
+            vars(new)["_prepared"] = self._prepared
         return new
 
     @property
@@ -98,9 +99,12 @@ class Model:
         return self.scorer.n_bytes + self.table.nbytes
 
     @cached_property
-    def prepared(self):  # depends on the processor: not pickled
-        """`Prepared` for the decoder."""
+    def _prepared(self):  # depends on the processor: not pickled
         return prepare(self.table, self.n_buckets, self.offset)
+
+    def use_prepared(self, prepared):
+        """Take what a model of this table and offset has prepared."""
+        vars(self)["_prepared"] = Prepared.of(*prepared)
 
     def adjusted(self, tau, class_weights):
         """The model with this logit adjustment, for classes of such weights (K,)."""
@@ -203,7 +207,7 @@ class Model:
         def best(X, _):
             if searches:
                 return scorer.topk(X, k, *scale, **options)
-            scores, prepared = scorer.bucket_scores(X, *scale), self.prepared
+            scores, prepared = scorer.bucket_scores(X, *scale), self._prepared
             return decode_topk(scores, self.table, k, prepared=prepared, **options)
 
         # a device that searches is busy with one chunk
@@ -254,7 +258,7 @@ class Model:
                 merged = merged * of_stages[:, None]
             else:
                 given = scores, self.table, k
-                best = decode_topk(*given, prepared=self.prepared, **options)
+                best = decode_topk(*given, prepared=self._prepared, **options)
                 classes, merged = (array[:, None] for array in best)
             odds = self._finished(merged.reshape(-1, k), how)
             return classes, odds.reshape(merged.shape)

@@ -16,7 +16,7 @@ _FEATURES = 128  # unpacked for a product with dense rows, as in its blocks
 _FEW_ROWS = 3  # of a dense X: unpacking costs more than their products
 _MANY_VALUES = 4096  # non-zeros, below which no feature is unpacked for all rows
 _OFTEN = 3  # times that a feature comes, to be unpacked once
-_HOT_BYTES = 1 << 23  # of unpacked features
+_HOT_BYTES = 1 << 22  # of unpacked features
 
 
 class Packed(NamedTuple):

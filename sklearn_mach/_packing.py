@@ -17,7 +17,7 @@ without weights takes no bytes.
 import numpy as np
 
 from ._compat import ELEMENTWISE, njit
-from ._lanes import lowest_bit
+from ._lanes import EXPANDS, add_expanded, lowest_bit
 
 FULL, MASK, GAPS, SHORT_GAPS = map(np.uint8, range(4))
 _N_SCALES = 5  # tried with 4 bits, each less by a tenth of the largest
@@ -280,15 +280,17 @@ def _add(parts, j, n, x, work, z):
             z[q] += x * work[q]
     elif forms[j] == MASK:
         mask = data[start : start + (width + 7) // 8]
-        i = 0
-        for p in range(0, mask.shape[0], 8):
+        first = i = 0
+        if EXPANDS:
+            while first + 16 <= width and i + 16 <= n:
+                word = np.uint16(mask[first // 8])
+                word |= np.uint16(mask[first // 8 + 1]) << np.uint16(8)
+                i = add_expanded(z, first, word, x, work, i)
+                first += 16
+        for p in range(first // 8, mask.shape[0], 8):
             word = np.uint64(0)
-            if p + 8 <= mask.shape[0]:
-                for c in range(8):
-                    word |= np.uint64(mask[p + c]) << np.uint64(8 * c)
-            else:
-                for c in range(mask.shape[0] - p):
-                    word |= np.uint64(mask[p + c]) << np.uint64(8 * c)
+            for c in range(min(8, mask.shape[0] - p)):
+                word |= np.uint64(mask[p + c]) << np.uint64(8 * c)
             columns = z[8 * p :]
             while word:
                 q = lowest_bit(word)

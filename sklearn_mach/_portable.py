@@ -6,19 +6,17 @@ from numbers import Integral, Real
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-import sklearn_mach
-
-from ._compression import BITS, check_room, compress
-from ._files import write
+from ._compression import BITS, best_repetitions, check_room, compress
 from ._fitted import Fitted
 from ._fitting import Fit
-from ._saving import pack, saved_bytes
+from ._inputs import check_rows, targets_as
+from ._saving import save, saved_bytes
 
 
 class Portable(Fitted):
     """A `Fitted` that can be made smaller and saved."""
 
-    def compress(self, *, max_bytes=None, bits=None, threshold=None):
+    def compress(self, X=None, y=None, *, max_bytes=None, bits=None, threshold=None):
         """Give a copy of the model with fewer weights, in 8 or 4 bits each.
 
         The weights of a feature become whole numbers times a scale of its own. With
@@ -27,19 +25,25 @@ class Portable(Fitted):
         squared values of the feature over the training rows.
 
         The model itself stays as it is. The copy predicts with what it has, without
-        unpacking it as a whole, and as `coef_` says. It cannot be trained further:
+        unpacking all of it, and what its `coef_` would. It cannot be trained further:
         `partial_fit` and `warm_start` refuse it. Probabilities keep the scalars of the
         model; `calibrate` fits them anew.
 
         Parameters
         ----------
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), default=None
+            Rows that the model was not trained on, some hundreds at least. With
+            `max_bytes` they decide whether fewer repetitions, of which more weights are
+            left, rank their labels better, as they do at very few bytes. Probabilities
+            and the logit adjustment are fitted to them, as by `calibrate`.
+        y : array-like of shape (n_samples,), or an indicator, default=None
+            Their labels.
         max_bytes : int, default=None
             What the copy may take: its weights, table, labels and all else, as `save`
             writes it. As many weights stay as fit.
         bits : {8, 4}, default=None
-            Bits of a weight. None is 8, and with `max_bytes` whichever loses less: the
-            sum over the features of their squared errors, times the square of what
-            their weights matter more than their magnitude.
+            Bits of a weight. None is 8, and with `max_bytes` whichever loses less, by
+            the sum of the squares of what the errors of the weights matter.
         threshold : float, default=None
             How much a weight must matter to stay. None leaves none out.
 
@@ -86,69 +90,80 @@ class Portable(Fitted):
                 "max_bytes and threshold both say which weights are left out. Pass one "
                 "of them."
             )
+        if (X is None) != (y is None):
+            raise ValueError("Pass both X and y, or neither.")
+        rows = None
+        if X is not None:
+            X, y = check_rows(self, X, y, in_float32=True)
+            targets = targets_as(y, self.classes_, self._fitted.model.several)
+            rows = X, targets
         small = copy(self)
-        small._fitted = self._smaller(max_bytes, bits, threshold)
-        return small
+        small._fitted = self._smaller(max_bytes, bits, threshold, self._fitted, rows)
+        return small if X is None else small.calibrate(X, y)
 
-    def _smaller(self, max_bytes, bits=None, threshold=None):
-        """A `Fit` that is compressed."""
-        model, memory, class_weights, n_iter = self._fitted
+    def _smaller_fit(self, fit, rows):
+        """The `Fit` for the parameter `max_bytes`; rows as in `_smaller`."""
+        if self.n_repetitions != "auto":
+            rows = None  # nothing is left to choose
+        return self._smaller(self.max_bytes, None, None, fit, rows)
+
+    def _smaller(self, max_bytes, bits, threshold, fit, rows=None):
+        """A `Fit` that is compressed; rows : X and `Targets`, or None."""
+        model, memory, *others = fit
         model.scorer.check_compressible()
-        d = self.n_features_in_
+        how, d = self._how(), self.n_features_in_
         squares = np.zeros(d) if memory is None else memory.seen.squares
-        if max_bytes is not None:
-            kept = model, None, class_weights, n_iter
-            beside = saved_bytes(vars(self) | {"_fitted": Fit(*kept)})
-            check_room(max_bytes, model, d, beside - model.table.nbytes)
-            max_bytes -= beside
-        n_threads = self._how().n_threads
-        options = squares, max_bytes, bits, threshold or 0, n_threads
-        scorer = compress(model.scorer, *options)
-        return Fit(model.replace(scorer=scorer), None, class_weights, n_iter)
+
+        def smaller(model):
+            room = None
+            if max_bytes is not None:
+                kept = {"_fitted": Fit(model, None, *others)}
+                beside = saved_bytes(vars(self) | kept)
+                check_room(max_bytes, model, d, beside - model.table.nbytes)
+                room = max_bytes - beside
+            options = squares, room, bits, threshold or 0, how.n_threads
+            return model.replace(scorer=compress(model.scorer, *options))
+
+        if rows is None or max_bytes is None:
+            return Fit(smaller(model), None, *others)
+        return Fit(best_repetitions(model, smaller, *rows, how), None, *others)
 
     def save(self, path):
-        """Write the fitted model to a file, for :func:`sklearn_mach.load`.
+        """Write the model to a file that :func:`~sklearn_mach.load` maps.
 
-        The file holds arrays and plain values in the layout of safetensors: no code is
-        run when it is loaded, and any number of processes can share its arrays. A file
-        of that name is replaced when the new one is complete and on the disk; whatever
-        interrupts `save` leaves the old one.
+        The file holds arrays and plain values in the safetensors layout, and no code.
+        It has the parameters and all that `partial_fit` and `warm_start` need, with
+        checksums, but not the callbacks.  It is written beside `path` and takes its
+        place when it is whole and on the disk: whatever happens meanwhile, `path` is
+        the old file or the new one.  A process that is killed may leave a
+        ``.sklearn_mach-*.tmp`` behind.
 
         Parameters
         ----------
         path : str or path-like
-            Name of the file, in a folder where another file can be made.
+            The file, which is replaced if it exists.  Any extension will do; programs
+            that read safetensors expect ``.safetensors``.
 
         Raises
         ------
         TypeError
-            If a part of the model is no array or plain value: a base `estimator`, or
-            labels that are objects other than strings. Use joblib, pickle or skops.
-
-        Notes
-        -----
-        Parameters, labels and all that `partial_fit` needs are in the file. Callbacks
-        are not.
+            If the model has a base `estimator`, or labels that are neither numbers,
+            strings nor dates, or else what is neither an array nor a plain value.
+            joblib, pickle and skops save models with a base `estimator`.
 
         Examples
         --------
         >>> import os, tempfile
-        >>> import sklearn_mach
         >>> from sklearn.datasets import load_digits
+        >>> import sklearn_mach
         >>> X, y = load_digits(return_X_y=True)
-        >>> model = sklearn_mach.MACHClassifier(n_buckets=4, random_state=0)
-        >>> _ = model.fit(X / 16, y)
+        >>> model = sklearn_mach.MACHClassifier(random_state=0).fit(X / 16, y)
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     path = os.path.join(folder, "digits.mach")
+        ...     path = os.path.join(folder, "digits.safetensors")
         ...     model.save(path)
-        ...     loaded = sklearn_mach.load(path)
-        ...     print((loaded.predict(X / 16) == model.predict(X / 16)).all())
-        True
+        ...     sklearn_mach.load(path, mmap=False).classes_.size
+        10
         """
         check_is_fitted(self)
-        if type(self).__name__ != "MACHClassifier":
-            raise TypeError(
-                f"save writes a MACHClassifier, and load would give one back, not a "
-                f"{type(self).__name__}. Use joblib.dump or pickle."
-            )
-        write(path, *pack(vars(self)), sklearn_mach.__version__)
+        self._validate_params()  # as `load` does
+        save(path, vars(self), self.get_params(deep=False))

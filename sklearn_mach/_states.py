@@ -11,7 +11,7 @@ from ._softmax import Memory
 from ._targets import Targets
 from ._weights import Linear
 
-_OF_MODEL = {  # names in the state: fields of the model
+OF_MODEL = {  # names in the state: fields of the model
     "bucket_table_": "table",
     "n_buckets_": "n_buckets",
     "_chance": "chance",
@@ -20,7 +20,7 @@ _OF_MODEL = {  # names in the state: fields of the model
     "_scalars": "scalars",
     "_several": "several",
 }
-_OF_MEMORY = {
+OF_MEMORY = {
     "t_": "t",
     "_order_seed": "order_seed",
     "_seen": "seen",
@@ -35,11 +35,11 @@ def flatten(state):
     if "_fitted" not in state:
         return state
     model, memory, class_weights, n_iter = state.pop("_fitted")
-    state |= {name: getattr(model, key) for name, key in _OF_MODEL.items()}
+    state |= {name: getattr(model, key) for name, key in OF_MODEL.items()}
     state |= {"n_repetitions_": model.n_repetitions} | model.scorer.state()
     state |= {"n_iter_": n_iter, "_class_weights": class_weights}
     if memory is not None:
-        state |= {name: getattr(memory, key) for name, key in _OF_MEMORY.items()}
+        state |= {name: getattr(memory, key) for name, key in OF_MEMORY.items()}
         state["_waiting"] = [(X, tuple(y), weight) for X, y, weight in memory.waiting]
     return state
 
@@ -52,8 +52,8 @@ def restore(state):
     n_buckets, n_iter = state["n_buckets_"], state.pop("n_iter_")
     scorers = (kind.from_state(state, n_buckets) for kind in (Linear, Estimators))
     scorer = next(filter(None, scorers))
-    of_model = {key: state.pop(name, None) for name, key in _OF_MODEL.items()}
-    of_memory = {key: state.pop(name, None) for name, key in _OF_MEMORY.items()}
+    of_model = {key: state.pop(name, None) for name, key in OF_MODEL.items()}
+    of_memory = {key: state.pop(name, None) for name, key in OF_MEMORY.items()}
     class_weights = state.pop("_class_weights", None)
     del state["n_repetitions_"]
     of_model["tau"] = of_model["tau"] or 0.0
