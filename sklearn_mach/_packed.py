@@ -39,7 +39,7 @@ class Packed(NamedTuple):
 
     @classmethod
     def of(cls, W, b, least=None, bits=8, n_jobs=1):
-        """Store float32 weights W (n_features, R B) and intercepts b.
+        """Store float32 weights W (n_features, R B) and intercepts b, which are copied.
 
         least (n_features,): magnitudes from which the weights of a feature are kept,
         or None for all.
@@ -50,7 +50,7 @@ class Packed(NamedTuple):
             for rows in gen_batches(W.shape[0], _ROWS)
         )
         data, lengths, forms, scales = map(np.concatenate, zip(*parts, strict=True))
-        return cls(data, _starts(lengths), forms, scales, b, bits)
+        return cls(data, _starts(lengths), forms, scales, b.copy(), bits)
 
     def check(self, n_features, n_columns):
         """Raise ValueError if there is something that the kernels must not read."""

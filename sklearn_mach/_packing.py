@@ -21,6 +21,7 @@ from ._lanes import EXPANDS, add_expanded, lowest_bit
 
 FULL, MASK, GAPS, SHORT_GAPS = map(np.uint8, range(4))
 _N_SCALES = 5  # tried with 4 bits, each less by a tenth of the largest
+_TINY = np.float32(1e-36)  # of scales for less the inverse overflows: that is zero
 
 
 @njit
@@ -57,14 +58,17 @@ def _quantise(w, least, bits, numbers):
     for q in range(w.shape[0]):
         largest = max(largest, abs(w[q]))
     best, best_error = np.float32(0), np.float32(np.inf)
-    if largest > 0 and largest >= least:
+    if largest >= max(least, _TINY):
         for i in range(1 if bits == 8 else _N_SCALES):
-            scale = largest * (np.float32(1) - np.float32(0.1 * i)) / top
+            share = np.float32(1) - np.float32(0.1 * i)
+            scale = largest * share / top
             error = np.float32(0)
             for q in range(w.shape[0]):
-                z = min(max(np.rint(w[q] / scale), -top), top)
+                ratio = w[q] / scale
+                z = min(max(np.rint(ratio), -top), top)
                 z = z if abs(w[q]) >= least else np.float32(0)
-                error += (w[q] - scale * z) ** 2
+                error += (ratio - z) ** 2
+            error *= share * share  # squares of scales could overflow
             if error < best_error:
                 best, best_error = scale, error
     for q in range(w.shape[0]):
@@ -242,7 +246,7 @@ def _numbers(parts, j, width, bits, work):
         n = length // 2 if bits == 8 else 2 * length // 3
         first += n
     elif forms[j] == SHORT_GAPS:
-        n = 2 * length // 3 if bits == 8 else length
+        n = 2 * length // 3 if bits == 8 else length // 2 * 2
         first += (n + 1) // 2
     n = min(n, width)
     # slices: an index from 0 on is known not to be negative, and the loops are vectors

@@ -398,3 +398,95 @@ def binary_log_loss(Y, proba):
         for is_label, p in zip(labels, row, strict=True):
             total -= np.log(max(p if is_label else 1 - p, 2.0**-52))
     return total / Y.size
+
+
+# ---------------------------------------------------------------------------
+# Weights in 8 or 4 bits: lists of whole numbers, and lists of bytes
+# ---------------------------------------------------------------------------
+
+
+def halves(numbers):
+    """Numbers below 16, two in a byte: the second half above the first."""
+    half = (len(numbers) + 1) // 2
+    rest = numbers[half:] + [0] * (2 * half - len(numbers))
+    return [low + 16 * high for low, high in zip(numbers[:half], rest, strict=True)]
+
+
+def whole(part, n):
+    """The n numbers of `halves`."""
+    return ([byte % 16 for byte in part] + [byte // 16 for byte in part])[:n]
+
+
+def number_bytes(numbers, bits):
+    if bits == 8:
+        return [number % 256 for number in numbers]
+    return halves([number + 8 for number in numbers])
+
+
+def bytes_to_numbers(part, n, bits):
+    if bits == 8:
+        return [byte - 256 if byte > 127 else byte for byte in part]
+    return [number - 8 for number in whole(part, n)]
+
+
+def with_gaps(numbers, largest):
+    """Pairs: columns that are left out, at most `largest`, and the number behind."""
+    pairs, gap = [], 0
+    for number in numbers:
+        if number or (gap == largest and any(numbers)):
+            pairs.append((gap, number))
+            gap = 0
+        else:
+            gap += 1
+    while pairs and pairs[-1][1] == 0:
+        pairs.pop()
+    return pairs
+
+
+def packed_forms(numbers, bits):
+    """The bytes of a feature in each form: full, mask, gaps, short gaps."""
+    kept = [number for number in numbers if number]
+    if not kept:
+        return [[], [], [], []]
+    bitmap = [0] * -(-len(numbers) // 8)
+    for column, number in enumerate(numbers):
+        bitmap[column // 8] += (number != 0) << column % 8
+    pairs, short = with_gaps(numbers, 255), with_gaps(numbers, 15)
+    if len(short) % 2:
+        short.append((0, 0))
+    return [
+        number_bytes(numbers, bits),
+        bitmap + number_bytes(kept, bits),
+        [gap for gap, _ in pairs] + number_bytes([z for _, z in pairs], bits),
+        halves([gap for gap, _ in short]) + number_bytes([z for _, z in short], bits),
+    ]
+
+
+def unpacked(part, form, bits, width):
+    """The numbers (width,) of a feature in form 0, 1, 2 or 3 of `packed_forms`."""
+    if not part:
+        return [0] * width
+    if form == 0:
+        return bytes_to_numbers(part, width, bits)
+    numbers = [0] * width
+    if form == 1:
+        n_mask = -(-width // 8)
+        bits_set = [part[q // 8] >> q % 8 & 1 for q in range(width)]
+        columns = [q for q in range(width) if bits_set[q]]
+        values = bytes_to_numbers(part[n_mask:], len(columns), bits)
+    else:
+        # n gaps of 1 or 1/2 byte, and n numbers of 1 or 1/2 byte, in whole bytes
+        n = 0
+        while True:
+            n_gaps = n if form == 2 else n // 2
+            if n_gaps + (n if bits == 8 else (n + 1) // 2) == len(part):
+                break
+            n += 1 if form == 2 else 2
+        gaps = part[:n_gaps] if form == 2 else whole(part[:n_gaps], n)
+        values, columns = bytes_to_numbers(part[n_gaps:], n, bits), []
+        for gap in gaps:
+            columns.append(gap + (columns[-1] + 1 if columns else 0))
+    for column, value in zip(columns, values, strict=True):
+        if value:
+            numbers[column] = value
+    return numbers
