@@ -147,8 +147,6 @@ def test_threshold_says_which_weights_stay(model, rows, bits):
         before = stays
     nothing = model.compress(threshold=2 * matters.max(), bits=bits)
     assert not nothing.coef_.any()
-    assert_array_equal(nothing.intercept_, model.intercept_)
-    assert_allclose(nothing.decision_function(X[:2]).std(axis=0), 0, atol=1e-6)
 
 
 @pytest.mark.parametrize("bits", [8, 4, None])
@@ -273,16 +271,7 @@ def test_predictions_are_those_of_the_same_weights_as_float32(
     assert_array_equal(*(one.predict_topk(X, 7) for one in both))
 
 
-def test_the_best_classes_are_found_with_codes_as_with_all_scores(model, rows):
-    small, X = model.compress(max_bytes=40_000), rows[0][:100]
-    scores = small.decision_function(X)
-    best, found = small.predict_topk(X, 5, return_scores=True)
-    expected = np.lexsort((np.tile(np.arange(100), (100, 1)), -scores))[:, :5]
-    assert_array_equal(best, small.classes_[expected])
-    assert_array_equal(found, np.take_along_axis(scores, expected, axis=1))
-
-
-def test_calibration_keeps_the_weights(model, rows):
+def test_calibration_and_selection_keep_the_weights(model, rows):
     X, y = rows[0][:600], rows[1][:600]
     model.calibrate(X, y)
     small = model.compress(max_bytes=40_000)
@@ -292,16 +281,10 @@ def test_calibration_keeps_the_weights(model, rows):
     proba = small.calibrate(X, y).predict_proba(X)
     assert_array_equal(proba, twin.calibrate(X, y).predict_proba(X))
     assert_array_equal(small.coef_, before)
-    assert small._fitted.model.scorer.is_compressed
     assert_allclose(proba.sum(axis=1), 1)
-
-
-def test_repetitions_are_selected(model):
-    small = model.compress(max_bytes=40_000)
     scorer = small._fitted.model.scorer.select([6, 1, 1])
     assert scorer.is_compressed
-    assert_array_equal(scorer.coef, small.coef_[[6, 1, 1]])
-    assert_array_equal(scorer.intercept, small.intercept_[[6, 1, 1]])
+    assert_array_equal(scorer.coef, before[[6, 1, 1]])
 
 
 @pytest.mark.parametrize("sparse", [False, True])
@@ -317,10 +300,7 @@ def test_several_labels_a_row(sparse):
         assert_array_equal(found, expected)
     predicted = [one.predict(X) for one in (small, model)]
     assert type(predicted[0]) is type(predicted[1])
-    differ = abs(predicted[0] - predicted[1]).sum()
-    assert differ <= 0.01 * Y.sum()
-    last = list(small.staged_predict(X))[-1]
-    assert abs(last - predicted[0]).sum() == 0
+    assert abs(predicted[0] - predicted[1]).sum() <= 0.01 * Y.sum()
     limited = MACHClassifier(**SIZES, max_bytes=6000).fit(X, Y)
     assert limited.model_bytes_ <= 6000
 
@@ -329,13 +309,8 @@ def test_dense_rows(blobs):
     X, y = blobs(300, 20, 12, sparse=False)
     model = MACHClassifier(n_repetitions=6, n_buckets=4, random_state=0).fit(X, y)
     small = model.compress()
-    assert_array_equal(small.predict(X), small.predict(sp.csr_array(X)))
+    assert_array_equal(small.predict_proba(X), unpacked(small).predict_proba(X))
     assert small.score(X, y) >= model.score(X, y) - 0.02
-    matters = np.abs(model.coef_.astype(float)) * factors(X)
-    threshold = np.median(matters)
-    stays = model.compress(threshold=threshold).coef_ != 0
-    assert not stays[matters < threshold * (1 - 1e-5)].any()
-    assert stays.sum() > 0.9 * (matters >= threshold).sum()
 
 
 # Refusals ---------------------------------------------------------------------------
@@ -362,21 +337,17 @@ def test_bad_arguments_are_refused(model, options, message):
     with pytest.raises(ValueError, match=message):
         model.compress(**options)
     assert state_bytes(model) == state
-
-
-@pytest.mark.parametrize("value", [0, -1, 1.5, "a"])
-def test_a_bad_limit_is_refused_by_fit(rows, value):
-    with pytest.raises(ValueError, match=f"'max_bytes' parameter .* Got {value!r}"):
-        MACHClassifier(**LEARNER, max_bytes=value).fit(*rows)
+    if options.keys() == {"max_bytes"} and options["max_bytes"] != 5000:
+        with pytest.raises(ValueError, match="'max_bytes' parameter"):
+            MACHClassifier(**LEARNER, **options).fit(np.eye(3), range(3))
 
 
 def test_what_cannot_be_compressed_is_refused(model, rows):
     with pytest.raises(ValueError, match="not fitted yet"):
         MACHClassifier().compress()
     small = model.compress()
-    for options in ({}, {"max_bytes": 10**9}, {"threshold": 0.1}, {"bits": 4}):
-        with pytest.raises(ValueError, match="compressed already"):
-            small.compress(**options)
+    with pytest.raises(ValueError, match="compressed already"):
+        small.compress(bits=4)
     X, y = rows[0][:300], rows[1][:300]
     base = MACHClassifier(MultinomialNB(), n_repetitions=4, random_state=0)
     with pytest.raises(ValueError, match="max_bytes=9000 is for the built-in learner"):
