@@ -301,8 +301,7 @@ def test_several_labels_a_row(sparse):
     predicted = [one.predict(X) for one in (small, model)]
     assert type(predicted[0]) is type(predicted[1])
     assert abs(predicted[0] - predicted[1]).sum() <= 0.01 * Y.sum()
-    limited = MACHClassifier(**SIZES, max_bytes=6000).fit(X, Y)
-    assert limited.model_bytes_ <= 6000
+    assert MACHClassifier(**SIZES, max_bytes=6000).fit(X, Y).model_bytes_ <= 6000
 
 
 def test_dense_rows(blobs):
@@ -473,8 +472,7 @@ def test_in_a_pipeline(rows):
     words = [" ".join(f"word{j}" for j in row.indices) for row in X]
     pipeline = make_pipeline(TfidfVectorizer(), learner).fit(words, y)
     score, n_bytes = pipeline.score(words, y), pipeline[-1].model_bytes_
-    pipeline.set_params(machclassifier__max_bytes=40_000)
-    small = clone(pipeline).fit(words, y)
+    small = clone(pipeline).set_params(machclassifier__max_bytes=40_000).fit(words, y)
     assert small[-1].model_bytes_ <= 40_000 < n_bytes
     assert small.score(words, y) > 0.8 * score
 
