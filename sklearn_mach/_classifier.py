@@ -17,7 +17,6 @@ from ._compat import (
     unchanged_on_error,
     with_callbacks,
 )
-from ._compression import check_room
 from ._fitting import route, train
 from ._inputs import check_grows, check_rows, format_of, targets_of, targets_of_block
 from ._learners import check_continues, checked_learner, has_partial_fit, learner_of
@@ -385,8 +384,8 @@ class MACHClassifier(
             grown = None if old is None else old.model
             plan = plan_fit(self, learner, X, targets, weight, classes.size, grown)
             learner.warn(X, plan)
-            check_room(self.max_bytes, plan, X.shape[1])
             self.classes_, self.device_ = classes, learner.device(X, plan)
+            self._check_room(plan)
             context = self._init_callback_context(
                 max_subtasks=learner.n_tasks(X, plan), sequential_subtasks=False
             )

@@ -82,22 +82,18 @@ def best_repetitions(model, smaller, X, targets, how):
     return best
 
 
-def check_room(max_bytes, plan, n_features, beside=0):
+def check_room(max_bytes, table, n_buckets, n_features, beside):
     """Refuse a limit that leaves no room for weights.
 
-    plan : has the table and the numbers of repetitions and buckets
-    beside : bytes of the rest of the model, without the table
+    beside : bytes of the model without its weights
     """
-    if max_bytes is None:
-        return
-    n_columns = plan.n_repetitions * plan.n_buckets
-    needed = empty_bytes(n_features, n_columns) + plan.table.nbytes + beside
+    needed = empty_bytes(n_features, table.shape[1] * n_buckets) + beside
     if needed > max_bytes:
         raise ValueError(
             f"max_bytes={max_bytes} is too small: without any weights this model of "
-            f"{n_features} features, R={plan.n_repetitions} repetitions and "
-            f"{len(plan.table)} classes takes {needed} bytes ({format_bytes(needed)}). "
-            "Allow more, or use fewer features or repetitions."
+            f"{n_features} features, R={table.shape[1]} repetitions and {len(table)} "
+            f"classes takes {needed} bytes ({format_bytes(needed)}). Allow more, or "
+            "use fewer features or repetitions."
         )
 
 

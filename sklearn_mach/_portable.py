@@ -10,7 +10,9 @@ from ._compression import BITS, best_repetitions, check_room, compress
 from ._fitted import Fitted
 from ._fitting import Fit
 from ._inputs import check_rows, targets_as
+from ._model import Model
 from ._saving import save, saved_bytes
+from ._weights import Linear
 
 
 class Portable(Fitted):
@@ -79,11 +81,13 @@ class Portable(Fitted):
         """
         self._check_prediction()
         for name, value in (("max_bytes", max_bytes), ("threshold", threshold)):
-            is_number = isinstance(value, Integral if name == "max_bytes" else Real)
-            if value is not None and not (is_number and value >= 0):
-                what = "a positive integer" if name == "max_bytes" else "at least 0"
+            least, kind, what = 0, Real, "at least 0"
+            if name == "max_bytes":
+                least, kind, what = 1, Integral, "a positive integer"
+            is_number = isinstance(value, kind) and not isinstance(value, bool)
+            if value is not None and not (is_number and value >= least):
                 raise ValueError(f"{name} must be {what}, or None; got {value!r}.")
-        if bits not in (None, *BITS):
+        if bits is not None and not (isinstance(bits, Integral) and bits in BITS):
             raise ValueError(f"bits must be 8, 4 or None; got {bits!r}.")
         if max_bytes is not None and threshold is not None:
             raise ValueError(
@@ -107,20 +111,36 @@ class Portable(Fitted):
             rows = None  # nothing is left to choose
         return self._smaller(self.max_bytes, None, None, fit, rows)
 
+    def _check_room(self, plan):
+        """Refuse a parameter `max_bytes` without room for any weights."""
+        if self.max_bytes is None:
+            return
+        nothing = np.empty((0, 0), np.float32), np.empty(0, np.float32)
+        scorer, sums = Linear.of(*nothing, plan.n_buckets), np.ones(len(plan.table))
+        model = Model(plan.table, plan.n_buckets, scorer, 0.0).adjusted(1, sums)
+        self._room(self.max_bytes, Fit(model, None, sums, 0))
+
+    def _room(self, max_bytes, fit):
+        """Bytes that are left for the weights."""
+        model, beside = fit.model, saved_bytes(vars(self) | {"_fitted": fit})
+        sizes = model.table, model.n_buckets, self.n_features_in_
+        check_room(max_bytes, *sizes, beside)
+        return max_bytes - beside
+
     def _smaller(self, max_bytes, bits, threshold, fit, rows=None):
         """A `Fit` that is compressed; rows : X and `Targets`, or None."""
         model, memory, *others = fit
+        bits = None if bits is None else int(bits)
         model.scorer.check_compressible()
-        how, d = self._how(), self.n_features_in_
-        squares = np.zeros(d) if memory is None else memory.seen.squares
+        how = self._how()
+        squares = np.ones(self.n_features_in_)  # of old pickles nothing is known
+        if memory is not None and memory.seen is not None:
+            squares = memory.seen.squares
 
         def smaller(model):
             room = None
             if max_bytes is not None:
-                kept = {"_fitted": Fit(model, None, *others)}
-                beside = saved_bytes(vars(self) | kept)
-                check_room(max_bytes, model, d, beside - model.table.nbytes)
-                room = max_bytes - beside
+                room = self._room(max_bytes, Fit(model, None, *others))
             options = squares, room, bits, threshold or 0, how.n_threads
             return model.replace(scorer=compress(model.scorer, *options))
 

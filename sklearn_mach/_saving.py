@@ -22,7 +22,10 @@ from ._weights import STORAGES
 
 _LIGHT_BYTES = 100_000_000  # of weights, whose checksum takes 0.03 to 0.1 s
 _OTHER_STORAGE = 2048  # bytes that the names of another one may take in a header
-_CALLBACKS = "_skl_callbacks", "_callback_fit_ctx", "_parent_callback_ctx"
+_CALLBACKS = (
+    *("_skl_callbacks", "_skl_callbacks_to_teardown"),
+    *("_callback_fit_ctx", "_parent_callback_ctx"),
+)
 _REQUIRED = {*OF_MODEL, "classes_", "device_", "n_features_in_", "n_repetitions_"}
 _REQUIRED |= {"n_iter_", "_class_weights", "_link"}
 _OPTIONAL = {*OF_MEMORY, "feature_names_in_", "_label_format"}
