@@ -495,3 +495,27 @@ def test_the_search_for_sizes_refuses_a_limit_and_its_best_is_compressed(rows):
         search.fit(X, y)
     best = search.set_params(classifier__max_bytes=None).fit(X, y).best_estimator_
     assert best.compress(max_bytes=40_000).model_bytes_ <= 40_000
+
+
+def test_rows_set_aside_choose_repetitions_and_fit_probabilities():
+    X, y = make_many_classes(12_000, 800, 300, signal=0.6, random_state=0)
+    options = dict(n_buckets=16, max_iter=1, random_state=0)
+    whole = MACHClassifier(**options).fit(X, y)
+    limited = MACHClassifier(**options, max_bytes=60_000).fit(X, y)
+    model = limited._fitted.model
+    assert model.scalars is not None
+    assert not np.array_equal(model.scalars, whole._fitted.model.scalars)
+    assert model.n_repetitions <= whole.n_repetitions_
+    table = whole.bucket_table_[:, : model.n_repetitions]
+    assert_array_equal(limited.bucket_table_, table)
+    assert len(np.unique(table, axis=0)) == 300  # all classes are told apart
+    fixed = MACHClassifier(**options, n_repetitions=8, max_bytes=60_000).fit(X, y)
+    assert fixed.n_repetitions_ == 8  # as given
+
+
+def test_callbacks_count_no_bytes(rows):
+    callback = pytest.importorskip("sklearn.callback")
+    monitor = callback.ScoringMonitor(scoring="accuracy")
+    watched = MACHClassifier(**LEARNER, max_bytes=40_000).set_callbacks(monitor)
+    plain = MACHClassifier(**LEARNER, max_bytes=40_000).fit(*rows)
+    assert_array_equal(watched.fit(*rows).coef_, plain.coef_)
