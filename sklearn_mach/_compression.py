@@ -152,13 +152,16 @@ class _Cut:
 
     def fitting(self, bits):
         """Magnitudes from which weights are kept, so that they fit."""
-        best, share = 2**self.top, self.share
+        best, share = None, self.share
         for _ in range(_N_ROUNDS):
             threshold = self.of_sample(bits, share * self.max_bytes)
             n_bytes, _ = self.measured(threshold, bits, self.every)
-            if n_bytes <= self.max_bytes and threshold < best:
+            if n_bytes <= self.max_bytes and (best is None or threshold < best):
                 best = threshold
                 if threshold == 0 or n_bytes >= _FULL * self.max_bytes:
                     break
             share *= (1 + _FULL) / 2 * self.max_bytes / n_bytes
+        if best is None:  # the sample is not like the rest
+            self.sample = self.every
+            best = self.of_sample(bits, self.max_bytes)
         return _least(best, self.factor)

@@ -519,3 +519,13 @@ def test_callbacks_count_no_bytes(rows):
     watched = MACHClassifier(**LEARNER, max_bytes=40_000).set_callbacks(monitor)
     plain = MACHClassifier(**LEARNER, max_bytes=40_000).fit(*rows)
     assert_array_equal(watched.fit(*rows).coef_, plain.coef_)
+
+
+def test_a_few_heavy_features_among_very_many_fit(rows):
+    X, y = rows[0][:500], rows[1][:500]
+    wide = sp.hstack([X, sp.csr_matrix((500, 60_000))], "csr")  # a sample has no weight
+    model = MACHClassifier(**LEARNER).fit(wide, y)
+    n_bytes = model.compress().model_bytes_
+    small = model.compress(max_bytes=n_bytes - 30_000)
+    assert n_bytes - 50_000 < small.model_bytes_ <= n_bytes - 30_000
+    assert small.score(wide, y) > 0.8 * model.score(wide, y)
