@@ -8,7 +8,7 @@ from ._losses import LINKS
 from ._tiles import add_product
 
 _HALF_VALUES = 1 << 18  # of float16 rows that are scored, made float32 at a time
-_FEW_ROWS = 3  # copying W to tiles takes longer than the logits of so few rows
+FEW_ROWS = 3  # copying W to tiles takes longer than the logits of so few rows
 
 OVERFLOW = (
     "The products of X and the weights are too large for float32. Bring the rows to "
@@ -56,21 +56,27 @@ def _logits_dense(X, W, b, out):
     Not BLAS, whose sums depend on the rows that stand beside a row.  Both kernels add
     the features to b one by one, in their order.
     """
-    n, d = X.shape
-    if n > _FEW_ROWS:
+    if X.shape[0] > FEW_ROWS:
         out[:] = b
         add_product(X, W, out)
         return
-    indices = np.tile(np.arange(d, dtype=np.int32), n)  # as if no value were zero
-    indptr = np.arange(n + 1, dtype=np.int32) * np.int32(d)
-    _logits_csr(*read_only(X.ravel(), indices, indptr, W, b), out)
+    _logits_csr(*read_only(*parts_of(X), W, b), out)
+
+
+def parts_of(X):
+    """Values, columns and starts of rows; zeros of a dense X are values too."""
+    if sp.issparse(X):
+        return X.data, X.indices, X.indptr
+    n, d = X.shape
+    indices = np.tile(np.arange(d, dtype=np.int32), n)
+    return X.ravel(), indices, np.arange(n + 1, dtype=np.int32) * np.int32(d)
 
 
 def logits(X, W, b):
     """X W + b, float32 of shape (n_samples, R B), every row by itself."""
     Z = np.empty((X.shape[0], b.size), np.float32)
     if sp.issparse(X):
-        _logits_csr(*read_only(X.data, X.indices, X.indptr, W, b), Z)
+        _logits_csr(*read_only(*parts_of(X), W, b), Z)
     elif X.dtype == np.float16:  # which Numba does not know
         n_rows = max(_HALF_VALUES // X.shape[1], 16)  # the kernel's tiles have 16
         for i in range(0, X.shape[0], n_rows):

@@ -8,15 +8,15 @@ from joblib import Parallel, delayed
 from sklearn.utils import gen_batches
 
 from ._compat import read_only
+from ._logits import FEW_ROWS, parts_of
 from ._packing import SHORT_GAPS, add_rows, choose, measure, pack_rows, unpack
 from ._tiles import add_product
 
 _ROWS = 2048  # features that are packed, unpacked or measured together
 _FEATURES = 128  # unpacked for a product with dense rows, as in its blocks
-_FEW_ROWS = 3  # of a dense X: unpacking costs more than their products
 _MANY_VALUES = 4096  # non-zeros, below which no feature is unpacked for all rows
 _OFTEN = 3  # times that a feature comes, to be unpacked once
-_HOT_BYTES = 1 << 22  # of unpacked features
+_UNPACKED_BYTES = 1 << 22  # of these
 
 
 class Packed(NamedTuple):
@@ -75,8 +75,8 @@ class Packed(NamedTuple):
             is_sound = ((lengths >= least) | (lengths == 0)).all()
         if not is_sound:
             raise ValueError(
-                f"Packed weights are not those of {n_features} features and "
-                f"{n_columns} columns: their parts do not fit together."
+                f"its packed weights are not those of {n_features} features and "
+                f"{n_columns} columns, or their parts do not fit together"
             )
 
     @property
@@ -102,39 +102,35 @@ class Packed(NamedTuple):
 
         Its numbers are those of float32 weights: sums have the same order.
         """
-        n, d = X.shape
-        Z = np.empty((n, self.intercepts.size), np.float32)
+        Z = np.empty((X.shape[0], self.intercepts.size), np.float32)
         Z[:] = self.intercepts
-        if not sp.issparse(X) and n > _FEW_ROWS:
-            for start in range(0, d, _FEATURES):
-                part = X[:, start : start + _FEATURES].astype(np.float32)
-                features = np.arange(start, start + part.shape[1])
-                add_product(part, self._unpacked(features), Z)
-            return Z
-        if sp.issparse(X):
-            rows = X.data, X.indices, X.indptr
-        else:  # as if no value were zero
-            indices = np.tile(np.arange(d, dtype=np.int32), n)
-            indptr = np.arange(n + 1, dtype=np.int32) * np.int32(d)
-            rows = X.astype(np.float32).ravel(), indices, indptr
-        hot, unpacked = self._hot(rows[1])
+        if not sp.issparse(X):
+            if len(X) > FEW_ROWS:
+                for features in gen_batches(X.shape[1], _FEATURES):
+                    part = X[:, features].astype(np.float32)
+                    numbers = np.arange(features.start, features.stop)
+                    add_product(part, self._unpacked(numbers), Z)
+                return Z
+            X = X.astype(np.float32)  # Numba does not know float16
+        rows = parts_of(X)
+        places, unpacked = self._unpacked_often(rows[1])
         work = np.empty(self.intercepts.size, np.float32)
-        options = self._parts, self.bits, hot, unpacked, work
+        options = self._parts, self.bits, *read_only(places, unpacked), work
         add_rows(*read_only(*rows), *options, Z)
         return Z
 
-    def _hot(self, indices):
-        """Features that come often are unpacked once: their places, and weights."""
+    def _unpacked_often(self, indices):
+        """Weights of the features that come often, and their rows there, or -1."""
         width = self.intercepts.size
         if indices.size < _MANY_VALUES:
-            return np.empty(0, np.int32), np.empty((0, width), np.float32)
+            return np.full(indices.size, -1), np.empty((0, width), np.float32)
         counts = np.bincount(indices, minlength=self.scales.size)
-        n_hot = min(_HOT_BYTES // (4 * width), counts.size - 1)
-        least = max(np.partition(counts, -n_hot - 1)[-n_hot - 1] + 1, _OFTEN)
+        most = min(_UNPACKED_BYTES // (4 * width), counts.size - 1)
+        least = max(np.partition(counts, -most - 1)[-most - 1] + 1, _OFTEN)
         features = np.flatnonzero(counts >= least)
-        hot = np.full(self.scales.size, -1, np.int32)
-        hot[features] = np.arange(features.size)
-        return hot, self._unpacked(features)
+        places = np.full(counts.size, -1)
+        places[features] = np.arange(features.size)
+        return places[indices], self._unpacked(features)
 
     def columns(self, places):
         """The weights of these columns, with the same scales."""

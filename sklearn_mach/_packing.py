@@ -18,6 +18,7 @@ import numpy as np
 
 from ._compat import ELEMENTWISE, njit
 from ._lanes import EXPANDS, add_expanded, lowest_bit
+from ._logits import add_logits
 
 FULL, MASK, GAPS, SHORT_GAPS = map(np.uint8, range(4))
 _N_SCALES = 5  # tried with 4 bits, each less by a tenth of the largest
@@ -26,6 +27,7 @@ _TINY = np.float32(1e-36)  # of scales for less the inverse overflows: that is z
 
 @njit
 def pack_rows(W, least, bits, numbers, out, lengths, forms, scales):
+    """Write features to out (n_features, .), and what reading them needs."""
     for j in range(W.shape[0]):
         scales[j] = _quantise(W[j], least[j], bits, numbers)
         forms[j], lengths[j] = _write(numbers, bits, out[j])
@@ -162,47 +164,26 @@ def _write_gap(gap, gap_bits, i, n, out):
 
 
 @njit(fastmath=ELEMENTWISE)
-def add_rows(x, indices, indptr, parts, bits, hot, unpacked, work, Z):
+def add_rows(x, indices, indptr, parts, bits, places, unpacked, work, Z):
     """Z (n, width) += X W for a CSR X, every row by itself.
 
     parts : data, starts, forms and scales
-    hot (n_features,) : place of a feature in unpacked (n, width), or -1; or empty
+    places : for each value of X the row of unpacked (., width) that its feature has,
+        or -1
     """
+    lo = np.int64(0)  # for a literal `add_logits` would be compiled again
     for i in range(Z.shape[0]):
-        z, stop = Z[i], np.int64(indptr[i + 1])
-        p = np.int64(indptr[i])
+        p, stop = np.int64(indptr[i]), np.int64(indptr[i + 1])
         while p < stop:
-            if hot.shape[0] > 0:
-                n = 0  # features that follow each other and are unpacked
-                while p + n < stop and hot[indices[p + n]] >= 0:
-                    n += 1
-                if n > 0:
-                    _add_unpacked(x, indices, p, p + n, hot, unpacked, z)
-                    p += n
-                    continue
-            j = indices[p]
-            n = _numbers(parts, j, z.shape[0], bits, work)
-            _add(parts, j, n, np.float32(x[p]), work, z)
-            p += 1
-
-
-@njit(inner=True, fastmath=ELEMENTWISE)
-def _add_unpacked(x, indices, p, stop, hot, unpacked, z):
-    """As `add_logits`, of features that are unpacked."""
-    while p + 4 <= stop:
-        v0, v1 = np.float32(x[p]), np.float32(x[p + 1])
-        v2, v3 = np.float32(x[p + 2]), np.float32(x[p + 3])
-        w0, w1 = unpacked[hot[indices[p]]], unpacked[hot[indices[p + 1]]]
-        w2, w3 = unpacked[hot[indices[p + 2]]], unpacked[hot[indices[p + 3]]]
-        for q in range(z.shape[0]):
-            z[q] = z[q] + v0 * w0[q] + v1 * w1[q] + v2 * w2[q] + v3 * w3[q]
-        p += 4
-    while p < stop:
-        v = np.float32(x[p])
-        w = unpacked[hot[indices[p]]]
-        for q in range(z.shape[0]):
-            z[q] += v * w[q]
-        p += 1
+            end = p  # of features that follow each other and are unpacked
+            while end < stop and places[end] >= 0:
+                end += 1
+            add_logits(x, places, p, end, unpacked, lo, Z[i])
+            p = end
+            while p < stop and places[p] < 0:
+                n = _numbers(parts, indices[p], Z.shape[1], bits, work)
+                _add(parts, indices[p], n, np.float32(x[p]), work, Z[i])
+                p += 1
 
 
 @njit(fastmath=ELEMENTWISE)

@@ -259,7 +259,8 @@ def unpacks_often(request, monkeypatch):
     """Whether features that come often are unpacked once for all rows."""
     if request.param:
         monkeypatch.setattr(_packed, "_MANY_VALUES", 50)
-        monkeypatch.setattr(_packed, "_HOT_BYTES", 20 * 70 * 4)  # of the 60 features
+        n_bytes = 20 * 70 * 4  # of the 60 features
+        monkeypatch.setattr(_packed, "_UNPACKED_BYTES", n_bytes)
     return request.param
 
 
@@ -279,7 +280,7 @@ def test_logits_are_those_of_the_unpacked_weights(kind, bits, unpacks_often):
             # sums of some 24 products of about one, each rounded to 6e-8
             assert_allclose(found, exact + dense.intercepts, rtol=1e-5, atol=1e-5)
     if sp.issparse(X):
-        assert (packed._hot(X.indices)[0].size > 0) == unpacks_often
+        assert (packed._unpacked_often(X.indices)[1].size > 0) == unpacks_often
 
 
 @needs_compilation
@@ -469,8 +470,8 @@ def check_kernels_keep_to_their_arrays(packed, rng, guard):
         (all_z, Z), (all_w, W) = guarded((1, width)), guarded((1, width))
         x, indices = np.ones(1, np.float32), np.array([j], np.int32)
         indptr = np.array([0, 1], np.int32)
-        hot = np.empty(0, np.int32), np.empty((0, width), np.float32)
-        options = parts, bits, *hot, work
+        often = np.full(1, -1), np.empty((0, width), np.float32)
+        options = parts, bits, *_packed.read_only(*often), work
         _packing.add_rows(*_packed.read_only(x, indices, indptr), *options, Z)
         features = _packed.read_only(np.array([j]))
         _packing.unpack(parts, bits, *features, work, W)
