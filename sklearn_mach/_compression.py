@@ -22,7 +22,7 @@ _OCTAVES = 14  # below the largest weight, where a threshold is looked for
 _N_HALVINGS = 11  # of these
 _N_ROUNDS = 5  # of measuring all features
 _FULL = 0.985  # of the bytes that there are
-_SHARES = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4)  # of the repetitions that are tried
+_SHARES = (3 / 4, 1 / 2, 3 / 8, 1 / 4)  # of the repetitions that are tried
 _FEW_BYTES = 1 / 10  # for each weight: below it fewer repetitions are tried
 _N_BEST = 10  # classes among which those of a row are ranked
 
@@ -57,27 +57,26 @@ def best_repetitions(model, smaller, X, targets, how):
     are kept, fewer repetitions are tried, until the mean reciprocal rank of a row's
     classes, among the ten best, is lower by its standard error.
     """
+    best, n_weights = smaller(model), model.scorer.storage.weights.size
+    if best.scorer.n_bytes > _FEW_BYTES * n_weights:
+        return best
     n_best, rows = min(_N_BEST, model.n_classes), np.arange(targets.n_rows)[:, None]
-    whole = smaller(model)
-    n_bytes, n_weights = whole.scorer.n_bytes, model.scorer.storage.weights.size
-    if n_bytes > _FEW_BYTES * n_weights:
-        return whole
-    best = best_ranks = None
+
+    def reciprocal_ranks(model):
+        own = targets.have(rows, model.topk(X, n_best, how)[0])
+        return own @ (1 / np.arange(1, n_best + 1))
+
+    best_ranks = reciprocal_ranks(best)
     for share in _SHARES:
-        n_repetitions = max(round(share * model.n_repetitions), 1)
-        table = model.table[:, :n_repetitions]
-        if share < 1 and len(np.unique(table, axis=0)) < model.n_classes:
-            break
-        some = whole
-        if share < 1:
-            some = smaller(model.select(np.arange(n_repetitions)))
-        own = targets.have(rows, some.topk(X, n_best, how)[0])
-        ranks = own @ (1 / np.arange(1, n_best + 1))
-        gain = 0 if best is None else ranks - best_ranks
-        error = np.std(gain) / np.sqrt(targets.n_rows)
-        if best is None or np.mean(gain) > 0:
-            best, best_ranks = some, ranks
-        elif np.mean(gain) < -error:
+        first = np.arange(max(round(share * model.n_repetitions), 1))
+        if len(np.unique(model.table[:, first], axis=0)) < model.n_classes:
+            break  # some classes are not told apart
+        fewer = smaller(model.select(first))
+        ranks = reciprocal_ranks(fewer)
+        gain = ranks - best_ranks
+        if gain.mean() > 0:
+            best, best_ranks = fewer, ranks
+        elif gain.mean() < -gain.std() / np.sqrt(gain.size):
             break
     return best
 
