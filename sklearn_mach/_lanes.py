@@ -29,8 +29,8 @@ def aligned(shape, dtype):
     return raw[start : start + size].view(dtype).reshape(shape)
 
 
-# Whether the processor expands vectors: elsewhere LLVM would make branches of it.
-EXPANDS = not config.DISABLE_JIT and "+avx512f" in get_host_cpu_features()
+# Whether kernels may expand vectors: without AVX-512 LLVM would make branches of it.
+EXPANDS = config.DISABLE_JIT or "+avx512f" in get_host_cpu_features()
 
 
 @cache  # asking LLVM takes its lock, at which a process forked meanwhile would hang
