@@ -45,8 +45,8 @@ def check_continues(learner, model, cause, remedy):
     if model.scorer.is_compressed:
         raise ValueError(
             f"{cause} needs all weights, but this model is compressed. Go on with the "
-            "model from which compress made it, or call fit with warm_start=False to "
-            "start anew."
+            "model from which compress made it, or call fit with warm_start=False, and "
+            "max_bytes=None if training is to go on after it."
         )
     if isinstance(model.scorer, learner.scorer_type):
         return

@@ -36,8 +36,8 @@ class Float32(NamedTuple):
         found = self.weights.shape, self.intercepts.shape
         if found != shapes or not self.weights.dtype == self.intercepts.dtype == "f4":
             raise ValueError(
-                f"Weights and intercepts of float32 and the shapes {shapes} are "
-                f"expected, not {self.weights.dtype} and {found}."
+                f"its weights and intercepts are {self.weights.dtype} of the shapes "
+                f"{found}, not float32 of {shapes}"
             )
 
     def dense(self):
