@@ -18,12 +18,15 @@ from sklearn_mach._weights import Float32, Linear
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-def test_predictions_equal_the_reference(device, sparse):
+@pytest.mark.parametrize("bits", [None, 4])  # all weights, or compressed
+def test_predictions_equal_the_reference(device, sparse, bits):
     X, y, _, table = problem()
     rows = sp.csr_matrix(X) if sparse else X
     for decoder, merge in (("log_mean", "sum"), ("min", "min"), ("median", "median")):
         model = learner(table, device=device, max_iter=2, decoder=decoder, n_jobs=2)
         model.fit(rows, y)
+        if bits is not None:
+            model = model.compress(bits=bits)
         W, b = model.coef_.astype(float), model.intercept_.astype(float)
         scores = reference.bucket_log_proba(X, W, b)
         scores = scores / 3 if merge == "sum" else np.exp(scores)
