@@ -23,6 +23,7 @@ from ._learners import check_continues, checked_learner, learner_of
 from ._parameters import CONSTRAINTS
 from ._planning import plan_fit
 from ._progress import Task
+from ._sources import is_source, store
 from ._states import flatten, restore
 
 
@@ -334,7 +335,7 @@ class MACHClassifier(
 
     @with_callbacks
     @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y, sample_weight=None, **fit_params):
+    def fit(self, X, y=None, sample_weight=None, **fit_params):
         """Fit the repetitions.
 
         It starts anew, also after `partial_fit`, unless `warm_start` is True.  If it
@@ -365,6 +366,9 @@ class MACHClassifier(
         """
         _raise_for_params(fit_params, self, "fit")
         learner = checked_learner(self)
+        in_blocks = is_source(X, y)
+        if in_blocks:
+            learner.check_source()
         old = getattr(self, "_fitted", None) if self.warm_start else None
         if old is not None:
             cause = "warm_start=True", "Set warm_start=False"
@@ -373,17 +377,23 @@ class MACHClassifier(
         if sample_weight is not None:
             data["metadata"] = {"sample_weight": sample_weight}
         with unchanged_on_error(self):
-            reset, in_float32 = old is None, learner.in_float32
-            self._label_format = format_of(y)
-            X, y = check_rows(self, X, y, in_float32=in_float32, reset=reset)
-            classes, targets = targets_of(y)
+            if in_blocks:
+                X, classes = store(self, X, sample_weight, reset=old is None)
+                targets = X.targets
+            else:
+                reset, in_float32 = old is None, learner.in_float32
+                self._label_format = format_of(y)
+                X, y = check_rows(self, X, y, in_float32=in_float32, reset=reset)
+                classes, targets = targets_of(y)
             if old is not None:
                 known = self.classes_, old.model.several
                 check_grows(classes, targets.several, *known)
-            rows = X, y, targets, classes
-            weight, params = route(
-                self, learner, "fit", rows, sample_weight, fit_params
-            )
+            weight, params = None, {}  # those of blocks are with them
+            if not in_blocks:
+                rows = X, y, targets, classes
+                weight, params = route(
+                    self, learner, "fit", rows, sample_weight, fit_params
+                )
             grown = None if old is None else old.model
             plan = plan_fit(self, learner, X, targets, weight, classes.size, grown)
             learner.warn(X, plan)

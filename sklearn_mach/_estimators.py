@@ -173,6 +173,13 @@ class EstimatorLearner:
                 "decision_function, so that its buckets cannot be scored."
             )
 
+    def check_source(self):
+        """Refuse to train on rows that come in blocks."""
+        raise ValueError(
+            "fit of a base estimator needs X and y, all rows at once. For blocks of "
+            "rows call partial_fit with each, or use estimator=None."
+        )
+
     def route(self, owner, method, weight, cause, params):
         """Keyword arguments of a `method` of the estimator; `cause` of the weights."""
         if weight is not None:

@@ -83,6 +83,7 @@ def train(
     trained = learner.train(*work, *before, device, task_of)
     model = draft.replace(scorer=trained.scorer)
     fit, held = Fit(model, trained.memory, class_weights, trained.n_iter), trained.held
+    X, targets = trained.rows or (X, targets)
     if smaller is not None:
         fit = smaller(fit, (X[held], targets.take(held)) if held.size else None)
     if held.size:

@@ -17,6 +17,7 @@ from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
 
 from ._compat import njit, one_blas_thread, read_only
+from ._spool import Spool, read_ahead
 
 _PRIME = (1 << 61) - 1  # a Mersenne prime, so that remainders need no division
 _N_REDRAWS = 100
@@ -145,23 +146,27 @@ def sketch_classes(X, targets, weight, n_classes, seed):
     """Directions of the mean rows of the classes, in a random space of m dimensions.
 
     Every feature is added to, or taken from, one dimension (a count sketch), which
-    keeps the angles between sparse rows.  X: CSR or array (n, d); targets: `Targets`;
-    weight (n,).  Returns float32 (K, m) with rows of unit length or zero; m is 128 for
-    up to a million classes.
+    keeps the angles between sparse rows.  X: CSR or array (n, d), or a `Spool`, which
+    has the others; targets: `Targets`; weight (n,).  Returns float32 (K, m) with rows
+    of unit length or zero; m is 128 for up to a million classes.
     """
     size = _sketch_size(n_classes)
     rng = np.random.default_rng([seed, 1])
     place = rng.integers(0, size, X.shape[1], dtype=np.int32)
     sign = rng.choice(np.array([-1, 1], np.float32), X.shape[1])
     # The largest weight from 1 to 2: a power of two changes nothing, nor overflows.
-    exponent = np.frexp(np.max(weight, initial=0))[1]
-    weight = np.ldexp(weight, 1 - exponent).astype(np.float32)
+    is_stored = isinstance(X, Spool)
+    largest = X.largest_weight if is_stored else np.max(weight, initial=0)
+    exponent = np.frexp(largest)[1]
     sketch = np.zeros((n_classes, size), np.float32)
-    if sp.issparse(X):
-        arrays = read_only(X.data, X.indices, X.indptr)
-        classes = targets.starts, targets.classes
-        _add_sketches(*arrays, *classes, weight, place, sign, sketch)
-    else:
+    blocks = _blocks(X) if is_stored else [(X, targets, weight)]
+    for X, targets, weight in blocks:
+        weight = np.ldexp(weight, 1 - exponent).astype(np.float32)
+        if sp.issparse(X):
+            arrays = read_only(X.data, X.indices, X.indptr)
+            classes = targets.starts, targets.classes
+            _add_sketches(*arrays, *classes, weight, place, sign, sketch)
+            continue
         projection = np.zeros((X.shape[1], size), np.float32)
         projection[np.arange(X.shape[1]), place] = sign
         for rows in gen_batches(X.shape[0], 4096):
@@ -174,6 +179,12 @@ def sketch_classes(X, targets, weight, n_classes, seed):
         length = np.sqrt(np.einsum("kj,kj->k", rows, rows))
         rows /= np.maximum(length, np.finfo(np.float32).tiny)[:, None]
     return sketch
+
+
+def _blocks(spool):
+    """Rows, `Targets` and weights of the blocks of a `Spool`."""
+    for X, targets, weight, *_ in read_ahead(spool.blocks()):
+        yield X, targets, np.ones(X.shape[0]) if weight is None else weight
 
 
 @njit

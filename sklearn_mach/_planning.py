@@ -13,6 +13,7 @@ from sklearn.utils import check_random_state
 from . import _hashing, theory
 from ._memory import format_bytes, free_memory
 from ._rows import rows_of
+from ._spool import Spool
 
 _UNCOUNTED = 1 << 26  # bytes that a fit may take besides the weights
 
@@ -51,6 +52,7 @@ class Trained(NamedTuple):
     memory : what the learner needs to go on, or None
     held : numbers of the rows set aside, to calibrate the model
     held_weight : float array of the shape of `held`
+    rows : X and `Targets` of which `held` are numbers; None is those of the fit
     """
 
     scorer: object
@@ -58,6 +60,7 @@ class Trained(NamedTuple):
     memory: object = None
     held: np.ndarray = np.empty(0, np.int32)
     held_weight: np.ndarray | None = None
+    rows: tuple | None = None
 
 
 def plan_fit(parameters, learner, X, targets, weight, n_classes, old=None):
@@ -106,7 +109,7 @@ def plan_fit(parameters, learner, X, targets, weight, n_classes, old=None):
     order_seed, seeds = draw_seeds(parameters.random_state, n_repetitions)
     table = given
     if table is None:
-        if weight is None:
+        if weight is None and not isinstance(X, Spool):
             weight = np.ones(targets.n_rows, np.float32)
         table = _hashing.draw_table(
             n_classes,

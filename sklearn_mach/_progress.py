@@ -80,7 +80,7 @@ class Task(SilentTask):
         )
 
 
-def report_epoch(epoch, part, loss, settings, seconds):
+def report_epoch(epoch, part, loss, settings, n_rows, seconds):
     """Print the line of an epoch; part: number of this part and how many there are."""
     kind = "validation" if settings.early_stopping else "training"
     number, n_parts = part
@@ -89,7 +89,7 @@ def report_epoch(epoch, part, loss, settings, seconds):
     print(
         f"part {number + 1}/{n_parts}, " if n_parts > 1 else "",
         f"epoch {done}/{n_epochs}: {kind} loss {loss:.4f}, "
-        f"{settings.train.size * done / seconds:,.0f} rows/s, "
+        f"{n_rows * done / seconds:,.0f} rows/s, "
         f"{seconds / done * left:.1f} s left",
         sep="",
         flush=True,

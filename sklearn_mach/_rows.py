@@ -9,6 +9,7 @@ import scipy.sparse as sp
 from sklearn.utils import gen_batches
 
 from ._sgd import epoch_csr, epoch_dense, epoch_int16
+from ._spool import Spool
 from ._targets import Targets
 
 
@@ -120,9 +121,20 @@ class Dense(_Rows):
             epoch_dense(self.X, given, s.moved, s.metric, s.batch_size, n_threads)
 
 
+class Stored:
+    """Rows in a `Spool`: what is known without reading them."""
+
+    has_units = True
+
+    def __init__(self, spool):
+        self.shape, self.n_values = spool.shape, spool.n_values
+        self.in_batches = self.has_metric = not spool.is_sparse
+
+
 _KINDS = (
     ((sp.csr_array, sp.csr_matrix), CSR),
     (np.ndarray, Dense),
+    (Spool, Stored),
 )
 
 

@@ -21,7 +21,9 @@ from ._compat import one_blas_thread
 from ._memory import format_bytes
 from ._planning import Trained
 from ._rows import rows_of, stack
-from ._steps import Seen, make_settings
+from ._spool import Spool
+from ._steps import Seen, check_held, make_settings, sizes
+from ._streams import look_over, set_aside, train_stored, with_units
 from ._training import split_repetitions, to_float
 from ._trial import DEFAULT_FACTOR, first_intercepts, probe, probe_bytes
 from ._weights import Linear
@@ -92,7 +94,8 @@ class SoftmaxLearner:
         return Bunch()
 
     def few_features(self, X):
-        return theory.FewFeatures(X.shape[1], rows_of(X).n_values, not sp.issparse(X))
+        rows = rows_of(X)
+        return theory.FewFeatures(X.shape[1], rows.n_values, rows.in_batches)
 
     def weights_bytes(self, n_features, n_columns):
         """Bytes of weights and intercepts."""
@@ -126,13 +129,25 @@ class SoftmaxLearner:
         sizes = n_classes, model.n_features_in_, n_repetitions, n_buckets
         return theory.model_cost(*sizes).mach.n_bytes
 
+    def check_source(self):
+        """Refuse to train on rows that come in blocks: on the CPU it can."""
+        if self.parameters.device not in ("auto", "cpu"):
+            raise ValueError(
+                f"device={self.parameters.device!r} trains on rows in memory. For a "
+                "source of blocks use device='cpu' or 'auto'."
+            )
+
     def device(self, X, plan):
         """The device to train on."""
+        if isinstance(X, Spool):
+            return "cpu"
         width = plan.n_repetitions * plan.n_buckets
         return choose_device(self.parameters.device, X, width)
 
     def n_tasks(self, X, plan):
         """The number of tasks in which the repetitions are trained, None if unknown."""
+        if isinstance(X, Spool):
+            return 1
         sizes = X, plan.n_old, plan.n_repetitions, plan.n_buckets
         return backend(self.device(X, plan)).n_tasks(*sizes, self.parameters.n_jobs)
 
@@ -150,15 +165,15 @@ class SoftmaxLearner:
 
         Returns a `Trained`.
         """
+        if isinstance(X, Spool):
+            return self._train_stored(X, plan, scorer, memory, task)
         is_block = method == "partial_fit"
         continued = is_block and scorer is not None
         first = 0 if continued else plan.n_old
         n_held = 0
         if not is_block:
             n_used = X.shape[0] if weight is None else np.count_nonzero(weight)
-            n_classes = plan.table.shape[0]
-            if targets.several or n_classes > plan.n_buckets:
-                n_held = _n_calibration(n_used, n_classes)
+            n_held = _n_calibration(n_used, targets.several, plan)
         if memory is None:
             memory = Memory(0, 0, plan.order_seed, None, None, [])
         elif not continued:  # with the same rows set aside
@@ -256,19 +271,83 @@ class SoftmaxLearner:
             )
         return W, b
 
+    def _train_stored(self, spool, plan, scorer, memory, task):
+        """As `train` in `fit`, with rows that are read from a `Spool`."""
+        seed = plan.order_seed if memory is None else memory.order_seed
+        width, n_jobs = plan.n_repetitions * plan.n_buckets, self.parameters.n_jobs
+        options = {name: getattr(self.parameters, name) for name in _OPTIONS}
+        targets = spool.targets
+        seen, sample = look_over(spool, seed)
+        n_rows, n_classes = seen.n_rows, targets.mean_classes()
+        options["batch_size"], n_epochs = sizes(options, n_rows, n_classes)
+        early_stopping = options["early_stopping"]
+        given = sample.X, sample.targets, sample.weight
+        settings, seen = make_settings(
+            *given,
+            options | {"max_iter": n_epochs, "early_stopping": False},
+            seed,
+            n_columns=width,
+            total=seen,
+        )
+        n_held = _n_calibration(n_rows, targets.several, plan)
+        n_aside = n_held
+        if early_stopping:
+            n_aside = np.ceil(options["validation_fraction"] * n_rows)
+            n_aside = int(min(n_aside, sample.numbers.size // 2))
+        train, held = set_aside(sample, targets.counts, n_aside, seed)
+        check_held(early_stopping, held)
+        settings = settings._replace(train=train, held=held)
+        settings = with_units(settings, spool, seen)
+        factor = None
+        if options["learning_rate"] == "auto":
+            share = train.size / max(n_rows - held.size, 1)
+            trial = settings._replace(slow=settings.slow * np.float32(share))
+            column = plan.table[:, 0]
+            factor, n_found = probe(
+                *given[:2], column, plan.n_buckets, trial, width, n_jobs
+            )
+            settings = settings.scaled(factor or DEFAULT_FACTOR)
+            if n_found is not None and options["max_iter"] == "auto":
+                settings = settings.with_epochs(n_found)
+        settings = settings._replace(early_stopping=early_stopping, starts=False)
+        W, b = self._start(sample.X, sample.targets, plan, scorer, settings)
+        blocks = split_repetitions(
+            spool, plan.n_old, plan.n_repetitions, plan.n_buckets, n_jobs
+        )
+        task = self._task(task, W, b, blocks, plan, settings)(plan.n_old)
+        work = spool, sample, plan.table, W, b, plan.n_old, settings, seen
+        with task.running():
+            n_iter = train_stored(*work, n_jobs, task)
+        held = held[:n_held]
+        t = spool.shape[0] * n_iter
+        before = 0 if memory is None else memory.n_iter
+        seen = seen._replace(metric=None)
+        return Trained(
+            Linear.of(W, b, plan.n_buckets, settings.loss.link),
+            max(n_iter, before),
+            Memory(max(n_iter, before), t, seed, seen, factor, []),
+            held,
+            settings.row_weight(held),
+            given[:2],
+        )
+
+    def _task(self, task, W, b, blocks, plan, settings):
+        """A function from a first repetition to the task that begins with it."""
+
+        def scorer():
+            weights = W.copy()
+            if settings.unit is not None:
+                to_float(weights, blocks, plan.n_buckets, settings.unit)
+            return Linear.of(weights, b.copy(), plan.n_buckets, settings.loss.link)
+
+        n_epochs = len(settings.decay)
+        return partial(task, "repetitions", n_epochs=n_epochs, scorer=scorer)
+
     def _run(self, X, targets, plan, W, b, first, continued, settings, device, task):
         """Train W and b from repetition `first` on; the epochs done."""
         n_jobs, n_buckets = self.parameters.n_jobs, plan.n_buckets
         # as `train_all` finds them; in a worker's thread joblib counts other threads
         blocks = split_repetitions(X, first, plan.n_repetitions, n_buckets, n_jobs)
-
-        def scorer():
-            weights = W.copy()
-            if settings.unit is not None:
-                to_float(weights, blocks, n_buckets, settings.unit)
-            return Linear.of(weights, b.copy(), n_buckets, settings.loss.link)
-
-        n_epochs = len(settings.decay)
         is_zero = not continued and not settings.starts
         return backend(device).train_all(
             X,
@@ -280,13 +359,15 @@ class SoftmaxLearner:
             is_zero,
             settings,
             n_jobs,
-            partial(task, "repetitions", n_epochs=n_epochs, scorer=scorer),
+            self._task(task, W, b, blocks, plan, settings),
         )
 
 
-def _n_calibration(n_samples, n_classes):
+def _n_calibration(n_samples, several, plan):
     """Rows to set aside for a calibration: at most 2 % of them and 10,000."""
-    if n_samples < _CALIBRATION_ROWS:
+    n_classes = plan.table.shape[0]
+    own_buckets = not several and n_classes <= plan.n_buckets
+    if own_buckets or n_samples < _CALIBRATION_ROWS:
         return 0
     n_rows = max(_CALIBRATION_SCORES // n_classes, _ADJUSTMENT_ROWS)
     return min(n_samples // 50, n_rows, 10_000)

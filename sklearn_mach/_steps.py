@@ -16,21 +16,21 @@ import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 
 from . import _dense
+from ._gains import coherence, feature_gains, units
 from ._losses import Sigmoid, Softmax
 from ._rows import rows_of
 
 TRIAL_ROWS = 1_000  # with fewer there is no trial
-_MIN_VISITS = 200_000  # classes of rows in all epochs of "auto" together, at least
 _SMALLEST = 1e-30  # squared length of a row, and its inverse the largest
-_CACHED = 32 << 20  # bytes of weights that are not worth 16 bits
-_RANGE = 128.0  # steps of a feature, at least, that fit its 16 bits
+_MIN_VISITS = 200_000  # classes of rows in all epochs of "auto" together, at least
 _SCALE_RATIO = 1e3  # features whose scales differ by more are reported
+_CACHED = 32 << 20  # bytes of weights that are not worth 16 bits
 _SLOW_VISITS = 4096  # of a feature, after which its steps have fallen to 0.7
 _BLOCK_VISITS = 1024  # the same in blocks, where no steps fall to zero at the end
 _SLOW_ROWS = 20_000  # after which all steps have, with a penalty
 _HEAVIEST = 2.0  # weight of a visit, of rows that weigh 1 on average
-_GAIN_POWER = 2  # of the gains, for rows of several classes
 _LONGEST = 4.0  # times the median squared length, at most, is a typical one
+_GAIN_POWER = 2  # of the gains, for rows of several classes
 
 
 class Settings(NamedTuple):
@@ -57,6 +57,8 @@ class Settings(NamedTuple):
     shrink : float32 array of shape (n_samples,), factors of dense rows in sums: less
         than 1 for very long ones.
     starts : bool, whether the weights start from the means of the buckets.
+    common : float, step of a row of mean weight and of at most the typical length.
+    typical : float, squared length from which on steps are shorter; None is never.
     """
 
     step: np.ndarray
@@ -83,13 +85,16 @@ class Settings(NamedTuple):
     shrink: np.ndarray | None = None
     starts: bool = False
     loss: NamedTuple = Softmax()
+    common: float = 0.0
+    typical: float | None = None
 
     def scaled(self, factor):
         """The same with all steps multiplied by `factor`."""
         step, unit = self.step * np.float32(factor), self.unit
         if unit is not None:
             unit = unit * np.float32(factor)
-        return self._replace(step=step, penalty=self.penalty * factor, unit=unit)
+        penalty, common = self.penalty * factor, self.common * factor
+        return self._replace(step=step, penalty=penalty, unit=unit, common=common)
 
     def with_epochs(self, n_epochs):
         """The same with so many epochs."""
@@ -132,8 +137,8 @@ class Seen(NamedTuple):
         return cls(0.0, 0, 0.0, 0.0, np.zeros(n_features), np.zeros(n_features))
 
 
-def see(rows, weight, lengths, seen):
-    """Add rows to `Seen`; a few very long ones count as less long.
+def see(rows, weight, lengths, seen, first=0):
+    """Add rows, from number `first` on, to `Seen`; some long ones count as less long.
 
     lengths (n_samples,): squared, of which those above four times the median count as
     that, and the squares of the features in proportion.  One row of huge values would
@@ -141,17 +146,17 @@ def see(rows, weight, lengths, seen):
     """
     scale = float(seen.scale or weight[weight > 0].mean())
     weight = (weight / scale).astype(np.float32)
-    limit = _limit(lengths, weight)
-    total, limited = weight @ lengths, weight @ np.minimum(lengths, limit)
+    most = _limit(lengths, weight)
+    total, limited = weight @ lengths, weight @ np.minimum(lengths, most)
     in_squares = weight
     if limited < total:
-        in_squares = weight * limit / np.maximum(lengths, limit)
+        in_squares = weight * most / np.maximum(lengths, most)
     frequency, squares = rows.feature_sums(weight, in_squares)
     if total > 2 * limited:
         row = int((lengths * (weight > 0)).argmax())
-        ratio = np.sqrt(_LONGEST * lengths[row] / limit)
+        ratio = np.sqrt(_LONGEST * lengths[row] / most)
         warnings.warn(
-            f"Some rows are much longer than the others: row {row} is about "
+            f"Some rows are much longer than the others: row {first + row} is about "
             f"{ratio:.3g} times as long as the median row. They take steps of their "
             "own and do not set those of the others. Bring the rows to unit length "
             "with sklearn.preprocessing.Normalizer if their lengths mean nothing.",
@@ -171,8 +176,9 @@ def _limit(lengths, weight):
 
 
 def make_settings(
-    X, targets, weight, options, seed, seen=None, n_held=0, n_columns=0, is_block=False
-):
+    X, targets, weight, options, seed, seen=None, n_held=0, n_columns=0, is_block=False,
+    total=None
+):  # fmt: skip
     """Settings from the parameters of the estimator, the dictionary `options`.
 
     `n_held` rows are set aside, or as many as early stopping asks for, see `set_aside`.
@@ -180,8 +186,8 @@ def make_settings(
     not visited and does not count.  In a block of rows (`is_block`) nobody knows how
     many will follow.
 
-    seen : sums over the rows of earlier blocks, or None.  Returns the settings and the
-    sums with these rows.
+    seen : sums over the rows of earlier blocks, or None.  total : those of all rows,
+    of which these are some.  Returns the settings and the sums with these rows.
     """
     rows = rows_of(X)
     lengths = rows.squared_lengths()
@@ -189,8 +195,10 @@ def make_settings(
         weight = np.ones(X.shape[0], np.float32)
     n_samples = np.count_nonzero(weight)
     before = seen or Seen.nothing(X.shape[1])
-    with np.errstate(over="ignore", invalid="ignore"):  # refused below
-        seen = see(rows, weight, lengths, before)
+    seen = total
+    if seen is None:
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            seen = see(rows, weight, lengths, before)
     if not (_SMALLEST < seen.mean_length and lengths.max() < 1 / _SMALLEST):
         raise ValueError(
             f"The squared lengths of the rows, {seen.mean_length:.3g} on average and "
@@ -200,19 +208,12 @@ def make_settings(
     if not before.n_rows:
         _warn_about_scales(seen.frequency, seen.squares)
     weight, visits = _share_among_visits(weight, seen)
-    batch_size, n_epochs = options["batch_size"], options["max_iter"]
-    if batch_size == "auto":
-        batch_size = int(np.clip(n_samples // 64, 1, 256))
-    if n_epochs == "auto":
-        n_visits = n_samples * max(targets.mean_classes(weight), 1)
-        n_epochs = int(np.clip(np.ceil(_MIN_VISITS / n_visits), 5, 100))
+    batch_size, n_epochs = sizes(options, n_samples, targets.mean_classes(weight))
     is_auto = options["learning_rate"] == "auto"
     has_gains = is_auto and options["alpha"] == 0
     metric = shrink = None
     if has_gains and rows.has_metric:
-        shrink = np.minimum(_limit(lengths, weight) / np.maximum(lengths, _SMALLEST), 1)
-        shrink = np.sqrt(shrink).astype(np.float32)
-        metric = seen.metric
+        shrink, metric = _shrink(lengths, weight), seen.metric
         if metric is None and (n_samples >= TRIAL_ROWS or not is_block):
             row_weight = _of_visits(weight, visits)
             metric = _dense.find_metric(X, row_weight, shrink, n_columns, seed)
@@ -223,12 +224,13 @@ def make_settings(
         gain = feature_gains(seen.frequency, seen.squares, seen.weight, power)
         lengths = rows.squared_lengths(gain)
     if is_auto:
-        step, common, bias, moved = _auto_steps(
+        step, common, bias, moved, typical = _auto_steps(
             rows, weight, visits, lengths, seen.mean_length, gain, metric, batch_size,
             seed
         )  # fmt: skip
     else:
         common, bias, moved = options["learning_rate"], seen.mean_length, None
+        typical = None
         with np.errstate(over="ignore"):  # refused when the weights overflow
             step = (weight * common).astype(np.float32)
     slow_down = is_block or (has_gains and metric is None)
@@ -239,7 +241,7 @@ def make_settings(
     is_large = 4 * X.shape[1] * n_columns > _CACHED
     if has_gains and rows.has_units and is_large and not is_block:
         n_visits = seen.frequency if visits is None else rows.feature_sums(visits)[0]
-        unit = units(rows, step, gain, n_visits * n_epochs)
+        unit = units(rows.longest_steps(step), gain, n_visits * n_epochs)
     train, held = _train_and_held(targets, weight, visits, n_held, options, seed)
     # of a visit in the sum of weights, by which the penalty counts
     share = float(np.average(weight, weights=visits))
@@ -267,8 +269,58 @@ def make_settings(
         shrink=shrink,
         starts=metric is not None and not is_block and not targets.several,
         loss=Sigmoid() if targets.several else Softmax(),
+        common=common,
+        typical=typical,
     )
     return settings, seen
+
+
+def sizes(options, n_samples, n_classes):
+    """Rows of a batch and number of epochs, for rows of so many classes on average."""
+    batch_size, n_epochs = options["batch_size"], options["max_iter"]
+    if batch_size == "auto":
+        batch_size = int(np.clip(n_samples // 64, 1, 256))
+    if n_epochs == "auto":
+        n_visits = n_samples * max(n_classes, 1)
+        n_epochs = int(np.clip(np.ceil(_MIN_VISITS / n_visits), 5, 100))
+    return batch_size, n_epochs
+
+
+def settings_of_rows(settings, X, weight, seen):
+    """Settings, of some rows, for others of which `seen` are the sums: X (n, d).
+
+    No row is set aside.
+    """
+    rows, s = rows_of(X), settings
+    weight = np.ones(X.shape[0]) if weight is None else weight
+    weight, visits = _share_among_visits(weight, seen)
+    shrink = moved = None
+    if s.metric is None:
+        lengths = rows.squared_lengths(s.gain)
+    else:
+        shrink = _shrink(rows.squared_lengths(), weight)
+        lengths, moved = _dense.move(X, s.metric)
+    step = weight * s.common
+    if s.typical is not None:
+        step = step * (s.typical / np.maximum(lengths, s.typical))
+    train = np.arange(weight.size, dtype=np.int32)
+    if visits is not None:
+        train = train[visits > 0]
+    return s._replace(
+        step=step.astype(np.float32),
+        weight=weight,
+        visits=visits,
+        moved=moved,
+        shrink=shrink,
+        train=train,
+        held=train[:0],
+    )
+
+
+def _shrink(lengths, weight):
+    """Factors of dense rows in sums, float32 (n,), less than 1 for very long ones."""
+    shrink = np.minimum(_limit(lengths, weight) / np.maximum(lengths, _SMALLEST), 1)
+    return np.sqrt(shrink).astype(np.float32)
 
 
 def _share_among_visits(weight, seen):
@@ -296,8 +348,8 @@ def _auto_steps(
     """The steps for a factor of one, with those of rows in the metric, if any.
 
     The inverse of the mean squared length of the rows (or of a row's own if that is
-    larger), and in batches divided by their `coherence`.  Returns step, the common one,
-    bias and moved, as in `Settings`.
+    larger), and in batches divided by their `coherence`.  Returns step, common, bias,
+    moved and typical, as in `Settings`.
     """
     moved = None
     if metric is not None:
@@ -312,7 +364,7 @@ def _auto_steps(
         visited = np.repeat(np.arange(weight.size), 1 if visits is None else visits)
         excess = coherence(rows.X, visited, step, gain, bias, batch_size, seed, metric)
         common, step = common / excess, step / np.float32(excess)
-    return step, common, bias, moved
+    return step, common, bias, moved, mean_length
 
 
 def _slowing(n_epochs, alpha, before, seen, is_block, slow_down):
@@ -353,12 +405,17 @@ def _train_and_held(targets, weight, visits, n_held, options, seed):
     held = rows[:0]
     if n_held:
         rows, held = set_aside(rows, targets, n_held, seed)
-    if options["early_stopping"] and not held.size:
+    check_held(options["early_stopping"], held)
+    return rows, held
+
+
+def check_held(early_stopping, held):
+    """Refuse early stopping without rows to watch."""
+    if early_stopping and not held.size:
         raise ValueError(
             "early_stopping=True sets rows aside whose class has other rows, and there "
             "are none. Use early_stopping=False."
         )
-    return rows, held
 
 
 def falling(n_epochs):
@@ -381,35 +438,6 @@ def set_aside(rows, targets, n_held, seed):
     return np.delete(rows, held), rows[held]
 
 
-def units(rows, step, gain, n_visits):
-    """Units of the features' weights as integers of 16 bits, float32 (n_features,).
-
-    The range of a feature is 128 of its longest steps, and (n / 16)^(1/4) times as many
-    if it is visited n > 16 times in training.  Up to 512 visits no weight can leave it,
-    because the steps fall to zero; beyond, the largest weights of five data sets took
-    less than a fourth of it.  Integers at the end of the range stay there.
-    """
-    n_steps = _RANGE * np.maximum(n_visits / 16, 1) ** 0.25
-    unit = rows.longest_steps(step) * gain * (n_steps / 32768)
-    return np.where(unit > 0, unit, 1).astype(np.float32)
-
-
-def feature_gains(n_rows, squares, weight, power=1):
-    """Factors of the steps of the features, float32 of shape (n_features,).
-
-    ``1 + log((n + 1) / (n_j + 1))`` for a feature that is not zero in n_j of the n rows
-    (the smooth idf of `TfidfTransformer`), scaled so that the mean squared length of
-    the rows stays.  One step for all would learn a feature as fast as it is frequent.
-    n_rows, squares: of `_Rows.feature_sums`.  A power of two is what features divided
-    by their frequency in the manner of tf-idf would get.
-    """
-    gain = (1 + np.log((weight + 1) / (n_rows + 1))) ** power
-    total = squares @ gain
-    if total > 0:
-        gain *= squares.sum() / total
-    return gain.astype(np.float32)
-
-
 def _warn_about_scales(n_rows, squares):
     """Warn of features of such different sizes that one step serves none."""
     used = squares > 0
@@ -424,28 +452,3 @@ def _warn_about_scales(n_rows, squares):
             ConvergenceWarning,
             stacklevel=2,
         )
-
-
-def coherence(X, visited, step, gain, bias, batch_size, seed, metric=None):
-    """How many times a batch of dense rows overshoots if each takes its own step.
-
-    The largest eigenvalue of the Gram matrix of a batch, intercept included, over
-    that of a single row: 1 for orthogonal rows, `batch_size` for equal ones.  The
-    largest of five random batches of the rows `visited`, in which those of large weight
-    are repeated; a step divided by it is safe for the sum.  With a `Metric` the
-    products of rows are those in the metric.
-    """
-    rng = np.random.default_rng([seed, 2])
-    largest = 1.0
-    for _ in range(5):
-        rows = rng.choice(visited, min(batch_size, visited.size), replace=False)
-        A = X[rows].astype(np.float64)
-        if metric is not None:
-            A -= metric.center
-        products = (A * gain if metric is None else metric.multiply(A)) @ A.T
-        root = np.sqrt(step[rows].astype(np.float64))
-        gram = (products + bias) * np.outer(root, root)
-        alone = gram.diagonal().max()
-        if alone > 0:
-            largest = max(largest, np.linalg.eigvalsh(gram)[-1] / alone)
-    return largest

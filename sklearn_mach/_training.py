@@ -139,7 +139,7 @@ class Columns:
 
 def _train_task(task, X, targets, table, columns, settings):
     with columns.in_use:
-        _check(columns.halt)
+        check_halt(columns.halt)
         with task.running():
             return train(X, targets, table, columns, settings, task)
 
@@ -202,68 +202,106 @@ class State(NamedTuple):
         counts = np.zeros((2, n), np.int64)
         return cls(W, b, lo, rate, np.full(n, np.inf), *counts, np.full(n, np.nan), 0)
 
-
-def run(
-    state, rows, targets, table, settings, task=_SILENT, until=None, halt=None,
-    part=None, n_threads=1
-):  # fmt: skip
-    """Train until all epochs are done, or `until` epochs; the new `State`.
-
-    rows : of `rows_of`.  part : of `Columns`; without it nothing is printed.
-    """
-    s = settings
-    W, b, lo, rate, best, since_best, n_iter, last_loss, first = state
-    rate, n_iter, last_loss = rate.copy(), n_iter.copy(), last_loss.copy()
-    halt = np.zeros(1, np.bool_) if halt is None else halt
-    table = np.ascontiguousarray(table)
-    no_step = np.zeros_like(s.step)
-    train_rows, held_rows = s.visited(s.train), s.visited(s.held)
-
-    def go_over(order, step, decay, penalty, random=0):
-        losses = np.zeros(rate.size)
-        given = Pass(
-            order, s.loss, *targets[:2], table, s.weight, step, s.gain,
-            s.past + epoch * s.slow, s.slow, decay, rate, np.float32(s.bias), lo, W, b,
-            losses, halt, penalty
-        )  # fmt: skip
-        rows.epoch(given, s, random, n_threads)
-        _check(halt)
-        weight = s.weight[order].sum(dtype=np.float64)
-        return losses / max(weight, np.finfo(float).tiny)
-
-    started = time.perf_counter()
-    epoch, n_epochs = first, len(s.decay) if until is None else until
-    while epoch < n_epochs and rate.any():
-        task.begin_epoch()
-        rng = np.random.default_rng([s.seed, epoch])
-        order, random = rng.permutation(train_rows), int(rng.integers(2**32))
-        # one type, or kernels compile anew
-        decay = np.array(s.decay[epoch], np.float64)
-        loss = go_over(order, s.step, decay, s.penalty, random)
-        if s.early_stopping:
-            loss = go_over(held_rows, no_step, np.zeros(2), 0.0)
-        if not (np.isfinite(loss).all() and np.isfinite(b).all()):
+    def after_epoch(self, losses, weight, settings):
+        """The state after an epoch with such losses (R,) of rows of such weight."""
+        s, loss = settings, losses / weight
+        if not (np.isfinite(loss).all() and np.isfinite(self.b).all()):
             raise ValueError(
-                f"The weights overflowed in epoch {epoch + 1}. Use a smaller "
+                f"The weights overflowed in epoch {self.epoch + 1}. Use a smaller "
                 "learning_rate (or 'auto'), or bring the features to one scale with "
                 "sklearn.preprocessing.Normalizer or MaxAbsScaler."
             )
+        rate, best, since_best = self.rate, self.best, self.since_best
         running = rate != 0
-        n_iter[running] += 1
-        last_loss[running] = loss[running]
-        epoch += 1
-        if s.verbose and part:
-            seconds = (time.perf_counter() - started) * epoch / (epoch - first)
-            report_epoch(epoch - 1, part, loss.mean(), s, seconds)
+        n_iter, last_loss = self.n_iter + running, np.where(running, loss, self.loss)
         if s.tol is not None:
             since_best = np.where(loss > best - s.tol, since_best + 1, 0)
-            rate[since_best >= s.n_iter_no_change] = 0
+            rate = np.where(since_best >= s.n_iter_no_change, np.float32(0), rate)
             best = np.minimum(best, loss)
+        return State(
+            self.W, self.b, self.lo, rate, best, since_best, n_iter, last_loss,
+            self.epoch + 1
+        )  # fmt: skip
+
+
+def run(
+    state, rows, targets, table, settings, task=_SILENT, until=None, halt=None,
+    part=None, n_threads=1, keep=None
+):  # fmt: skip
+    """Train until all epochs are done, or `until` epochs; the new `State`.
+
+    rows : of `rows_of`.  part : of `Columns`; without it nothing is printed.  keep :
+        called with the state after each epoch.
+    """
+    s, first = settings, state.epoch
+    halt = np.zeros(1, np.bool_) if halt is None else halt
+    table = np.ascontiguousarray(table)
+    given = rows, targets, table, s
+    train_rows, held_rows = s.visited(s.train), s.visited(s.held)
+    started = time.perf_counter()
+    n_epochs = len(s.decay) if until is None else until
+    while state.epoch < n_epochs and state.rate.any():
+        task.begin_epoch()
+        rng = np.random.default_rng([s.seed, state.epoch])
+        order, random = rng.permutation(train_rows), int(rng.integers(2**32))
+        losses, weight = step_over(state, *given, order, 0, 1, random, halt, n_threads)
+        if s.early_stopping:
+            losses, weight = look_at(state, *given, held_rows, halt, n_threads)
+        state = state.after_epoch(losses, weight, s)
+        if s.verbose and part:
+            done = state.epoch - first
+            seconds = (time.perf_counter() - started) * state.epoch / done
+            loss = (losses / weight).mean()
+            report_epoch(state.epoch - 1, part, loss, s, s.train.size, seconds)
+        if keep is not None:
+            keep(state)
         if task.end_epoch():
             break
-    return State(W, b, lo, rate, best, since_best, n_iter, last_loss, epoch)
+    return state
 
 
-def _check(halt):
+def step_over(
+    state, rows, targets, table, settings, order, start, stop, random, halt, n_threads
+):
+    """Take a step for each of the rows `order`, in a part of the epoch of a `State`.
+
+    start, stop : where the part begins and ends, from 0 to 1
+    random : bits, from which roundings follow
+
+    Returns the sums (R,) of the losses, weighted, and the sum of the weights.
+    """
+    s, (begin, end) = settings, settings.decay[state.epoch]
+    # one type, or kernels compile anew
+    decay = np.array([(1 - t) * begin + t * end for t in (start, stop)], np.float64)
+    past, slow = s.past + (state.epoch + start) * s.slow, (stop - start) * s.slow
+    of_steps = s.gain, past, slow, decay
+    given = state, rows, targets, table, s, order, s.step, of_steps
+    return _pass(*given, s.penalty, random, halt, n_threads)
+
+
+def look_at(state, rows, targets, table, settings, order, halt, n_threads):
+    """As `step_over` without steps: the losses alone."""
+    s, no_step = settings, np.zeros_like(settings.step)
+    of_steps = s.gain, s.past, s.slow, np.zeros(2)
+    given = state, rows, targets, table, s, order, no_step, of_steps
+    return _pass(*given, 0.0, 0, halt, n_threads)
+
+
+def _pass(
+    state, rows, targets, table, settings, order, step, of_steps, penalty, random, halt,
+    n_threads
+):  # fmt: skip
+    s, losses = settings, np.zeros(state.rate.size)
+    given = Pass(
+        order, s.loss, *targets[:2], table, s.weight, step, *of_steps, state.rate,
+        np.float32(s.bias), state.lo, state.W, state.b, losses, halt, penalty
+    )  # fmt: skip
+    rows.epoch(given, s, random, n_threads)
+    check_halt(halt)
+    weight = s.weight[order].sum(dtype=np.float64)
+    return losses, max(weight, np.finfo(float).tiny)
+
+
+def check_halt(halt):
     if halt[0]:
         raise RuntimeError("Training was stopped: another task of it failed.")

@@ -17,7 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfTransformer
 
-from sklearn_mach import MACHClassifier, _steps
+from sklearn_mach import MACHClassifier, _gains, _steps
 from sklearn_mach._rows import rows_of
 from sklearn_mach._targets import Targets
 from sklearn_mach.datasets import make_many_classes
@@ -25,7 +25,7 @@ from sklearn_mach.datasets import make_many_classes
 
 def feature_gains(X):
     weight = np.ones(X.shape[0], np.float32)
-    return _steps.feature_gains(*rows_of(X).feature_sums(weight), weight.sum())
+    return _gains.feature_gains(*rows_of(X).feature_sums(weight), weight.sum())
 
 
 def test_auto_steps_are_in_proportion_to_the_inverse_document_frequency():
@@ -297,12 +297,12 @@ def test_epochs_of_several_labels_make_so_many_visits_of_labels(
 def test_the_coherence_is_how_much_longer_a_batch_is_than_its_longest_row():
     ones, rows = np.ones(64), np.arange(64)
     gain = np.ones(64)
-    assert_allclose(_steps.coherence(np.eye(64), rows, ones, gain, 0, 16, 0), 1)
+    assert_allclose(_gains.coherence(np.eye(64), rows, ones, gain, 0, 16, 0), 1)
     equal = np.ones((64, 64))
-    assert_allclose(_steps.coherence(equal, rows, ones, gain, 0, 16, 0), 16)
+    assert_allclose(_gains.coherence(equal, rows, ones, gain, 0, 16, 0), 16)
     # A row that is visited often is in a batch more than once.
     often = np.repeat(rows, np.where(rows == 3, 10_000, 1))
-    assert _steps.coherence(np.eye(64), often, ones, gain, 0, 16, 0) > 12
+    assert _gains.coherence(np.eye(64), often, ones, gain, 0, 16, 0) > 12
     # Of all rows at once, by the singular values of the rows and their intercept.
     X = np.random.default_rng(0).random((64, 64))
     step, gain = np.random.default_rng(1).random((2, 64)) + 0.5
@@ -310,7 +310,7 @@ def test_the_coherence_is_how_much_longer_a_batch_is_than_its_longest_row():
         [X * np.sqrt(gain), np.sqrt(2) * ones]
     )
     expected = np.linalg.norm(whole, 2) ** 2 / (whole**2).sum(axis=1).max()
-    found = _steps.coherence(X, rows, step, gain, 2, 64, 0)
+    found = _gains.coherence(X, rows, step, gain, 2, 64, 0)
     assert_allclose(found, expected, rtol=1e-6)
 
 
@@ -332,7 +332,7 @@ def test_a_feature_of_few_rows_cannot_leave_16_bits():
     step = rng.uniform(0.5, 2, 500).astype(np.float32)
     gain = rng.uniform(0.5, 2, 40).astype(np.float32)
     n_rows = np.bincount(X.indices, minlength=40)
-    unit = _steps.units(rows_of(X), step, gain, n_rows * n_epochs)
+    unit = _gains.units(rows_of(X).longest_steps(step), gain, n_rows * n_epochs)
     assert (n_rows * n_epochs).max() <= 512
     total = np.abs(X).T @ step * gain * n_epochs / 2  # the steps fall to zero
     assert (total <= 32767 * unit).all()
