@@ -9,6 +9,7 @@ from functools import partial
 
 from sklearn.base import BaseEstimator, ClassifierMixin, MetaEstimatorMixin
 
+from ._checkpoints import clear
 from ._compat import (
     CallbackSupportMixin,
     _fit_context,
@@ -171,6 +172,13 @@ class MACHClassifier(
         Notes) and `n_repetitions` is "auto" they decide whether fewer repetitions are
         kept.  Training takes the memory of all weights.
 
+    checkpoint : str or path-like, default=None
+        A folder in which `fit` of the built-in learner on the CPU keeps what it has
+        trained after each epoch, and of blocks every five minutes.  A `fit` that was
+        killed or interrupted is called again, with the same rows and parameters: it
+        goes on from there, and ends with the bits of one that was never stopped.  Then
+        the files are deleted.  It needs an integer `random_state`; `n_jobs` may change.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
@@ -294,6 +302,7 @@ class MACHClassifier(
         random_state=None,
         verbose=0,
         max_bytes=None,
+        checkpoint=None,
     ):
         self.estimator = estimator
         self.n_repetitions = n_repetitions
@@ -316,6 +325,7 @@ class MACHClassifier(
         self.random_state = random_state
         self.verbose = verbose
         self.max_bytes = max_bytes
+        self.checkpoint = checkpoint
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -407,6 +417,8 @@ class MACHClassifier(
             work = X, targets, weight, params, plan, old, self.device_, task
             smaller = None if self.max_bytes is None else self._smaller_fit
             self._fitted = train(self, learner, "fit", *work, smaller)
+            if self.checkpoint is not None:
+                clear(self.checkpoint)
             context.call_on_fit_task_end(
                 estimator=self, **data, reconstruction_attributes={}
             )

@@ -159,6 +159,11 @@ class EstimatorLearner:
                 f"max_bytes={self.parameters.max_bytes} is for the built-in learner. "
                 "With a base estimator use max_bytes=None."
             )
+        if self.parameters.checkpoint is not None:
+            raise ValueError(
+                f"checkpoint={self.parameters.checkpoint!r} is for the built-in "
+                "learner. With a base estimator use checkpoint=None."
+            )
         if isinstance(self.estimator, type) or not is_classifier(self.estimator):
             raise ValueError(
                 f"estimator={self.estimator!r} is not a classifier. Pass an instance "

@@ -1,6 +1,7 @@
 """What the parameters of MACHClassifier may be, one by one."""
 
 from numbers import Integral, Real
+from os import PathLike
 
 from ._compat import HasMethods, Interval, StrOptions
 from ._decoding import DECODERS
@@ -40,4 +41,5 @@ CONSTRAINTS = {
     "n_jobs": [Integral, None],
     "random_state": ["random_state"],
     "verbose": ["verbose"],
+    "checkpoint": [str, PathLike, None],
 }

@@ -6,6 +6,7 @@ calls what a file names.
 """
 
 import math
+import os
 import re
 import reprlib
 
@@ -34,6 +35,8 @@ def encode(value, name, arrays):
         return value
     if type(value) is float:
         return value if math.isfinite(value) else ["float", repr(value)]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
     if isinstance(value, np.generic):
         return _encode_scalar(value, name)
     if isinstance(value, np.ndarray):

@@ -7,6 +7,7 @@ start of dense rows (`_dense`) and training (`_training`), on a device (`_backen
 import warnings
 from copy import deepcopy
 from functools import partial
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from sklearn.utils.metadata_routing import MetadataRouter
 
 from . import _dense, theory
 from ._backends import backend, choose_device, has_units
+from ._checkpoints import Checkpoint
 from ._compat import one_blas_thread
 from ._memory import format_bytes
 from ._planning import Trained
@@ -87,7 +89,21 @@ class SoftmaxLearner:
         return True
 
     def check(self):
-        """Refuse what the constraints of single parameters cannot: nothing."""
+        """Refuse parameters that the constraints of single ones cannot."""
+        given = self.parameters
+        if given.checkpoint is None:
+            return
+        if not isinstance(given.random_state, Integral):
+            raise ValueError(
+                f"checkpoint={given.checkpoint!r} needs an integer random_state, of "
+                "which the fit that goes on draws the same numbers; it is "
+                f"{given.random_state!r}."
+            )
+        if given.device not in ("auto", "cpu"):
+            raise ValueError(
+                f"checkpoint={given.checkpoint!r} is for training on the CPU. Use "
+                f"device='cpu' or 'auto' in place of {given.device!r}."
+            )
 
     def route(self, owner, method, weight, cause, params):
         """Keyword arguments of an estimator: there is none."""
@@ -139,7 +155,7 @@ class SoftmaxLearner:
 
     def device(self, X, plan):
         """The device to train on."""
-        if isinstance(X, Spool):
+        if isinstance(X, Spool) or self.parameters.checkpoint is not None:
             return "cpu"
         width = plan.n_repetitions * plan.n_buckets
         return choose_device(self.parameters.device, X, width)
@@ -165,9 +181,13 @@ class SoftmaxLearner:
 
         Returns a `Trained`.
         """
-        if isinstance(X, Spool):
-            return self._train_stored(X, plan, scorer, memory, task)
         is_block = method == "partial_fit"
+        checkpoint = None
+        if not is_block:
+            given = self.parameters, X, targets, weight, plan, scorer
+            checkpoint = Checkpoint.of_fit(*given)
+        if isinstance(X, Spool):
+            return self._train_stored(X, plan, scorer, memory, task, checkpoint)
         continued = is_block and scorer is not None
         first = 0 if continued else plan.n_old
         n_held = 0
@@ -192,7 +212,17 @@ class SoftmaxLearner:
             W, b = self._start(X, targets, plan, scorer, settings)
         try:
             n_done = self._run(
-                X, targets, plan, W, b, first, continued, settings, device, task
+                X,
+                targets,
+                plan,
+                W,
+                b,
+                first,
+                continued,
+                settings,
+                device,
+                task,
+                checkpoint,
             )
         except BaseException:
             if continued:  # the weights are trained in place
@@ -271,7 +301,7 @@ class SoftmaxLearner:
             )
         return W, b
 
-    def _train_stored(self, spool, plan, scorer, memory, task):
+    def _train_stored(self, spool, plan, scorer, memory, task, checkpoint):
         """As `train` in `fit`, with rows that are read from a `Spool`."""
         seed = plan.order_seed if memory is None else memory.order_seed
         width, n_jobs = plan.n_repetitions * plan.n_buckets, self.parameters.n_jobs
@@ -317,7 +347,7 @@ class SoftmaxLearner:
         task = self._task(task, W, b, blocks, plan, settings)(plan.n_old)
         work = spool, sample, plan.table, W, b, plan.n_old, settings, seen
         with task.running():
-            n_iter = train_stored(*work, n_jobs, task)
+            n_iter = train_stored(*work, n_jobs, task, checkpoint)
         held = held[:n_held]
         t = spool.shape[0] * n_iter
         before = 0 if memory is None else memory.n_iter
@@ -343,12 +373,16 @@ class SoftmaxLearner:
         n_epochs = len(settings.decay)
         return partial(task, "repetitions", n_epochs=n_epochs, scorer=scorer)
 
-    def _run(self, X, targets, plan, W, b, first, continued, settings, device, task):
+    def _run(
+        self, X, targets, plan, W, b, first, continued, settings, device, task,
+        checkpoint
+    ):  # fmt: skip
         """Train W and b from repetition `first` on; the epochs done."""
         n_jobs, n_buckets = self.parameters.n_jobs, plan.n_buckets
         # as `train_all` finds them; in a worker's thread joblib counts other threads
         blocks = split_repetitions(X, first, plan.n_repetitions, n_buckets, n_jobs)
         is_zero = not continued and not settings.starts
+        options = {} if checkpoint is None else {"checkpoint": checkpoint}
         return backend(device).train_all(
             X,
             targets,
@@ -360,6 +394,7 @@ class SoftmaxLearner:
             settings,
             n_jobs,
             self._task(task, W, b, blocks, plan, settings),
+            **options,
         )
 
 

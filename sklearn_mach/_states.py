@@ -46,7 +46,7 @@ def flatten(state):
 
 def restore(state):
     """Attributes of a classifier from a state, also of an older version."""
-    state = {"logit_adjustment": "auto", "max_bytes": None} | state
+    state = {"logit_adjustment": "auto", "max_bytes": None, "checkpoint": None} | state
     if "bucket_table_" not in state:
         return state
     n_buckets, n_iter = state["n_buckets_"], state.pop("n_iter_")

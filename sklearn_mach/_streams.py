@@ -124,13 +124,12 @@ def train_stored(
     seen,
     n_jobs,
     task,
-    progress=None,
-    keep=None,
+    checkpoint=None,
 ):
     """Train the repetitions from `first` on in W and b, as `train_all` does in memory.
 
-    progress : the `Progress` to go on from, or None.  keep : called with a `Progress`
-    after each epoch, and within an epoch every five minutes, or None.
+    With a `Checkpoint` training goes on from it.  States are kept there after each
+    epoch, and within an epoch every five minutes.
     """
     s, n_rows = settings, spool.shape[0]
     n_buckets = b.size // table.shape[1]
@@ -138,9 +137,11 @@ def train_stored(
     blocks = split_repetitions(spool, first, first + table.shape[1], n_buckets, n_jobs)
     if not blocks:
         return 0
-    if progress is None:
-        state = State.first(W, b[lo:], lo, table.shape[1])
-        progress = Progress.begin(state)
+    progress, keep = Progress.begin(State.first(W, b[lo:], lo, table.shape[1])), None
+    if checkpoint is not None:
+        kept = checkpoint.part(blocks, n_buckets, s)
+        keep = kept.save
+        progress = Progress(*(kept.load(progress.state) or progress))
     held_rows, held_numbers = s.visited(s.held), np.sort(sample.numbers[s.held])
     n_threads = max(effective_n_jobs(n_jobs) // len(blocks), 1)
     halt = np.zeros(1, np.bool_)
@@ -170,7 +171,7 @@ def train_stored(
         return np.concatenate([losses for losses, _ in found]), found[0][1]
 
     started, n_first = time.perf_counter(), progress.state.epoch
-    kept = started
+    last = started
     with one_blas_thread():
         try:
             while progress.state.epoch < len(s.decay) and progress.state.rate.any():
@@ -180,9 +181,9 @@ def train_stored(
                     found = for_all(step_over, state, rows, given, *how)
                     losses, weight = losses + found[0], weight + found[1]
                     block += 1
-                    if keep is not None and time.perf_counter() > kept + _KEPT_SECONDS:
-                        keep(Progress(state, block, losses, weight))
-                        kept = time.perf_counter()
+                    if keep is not None and time.perf_counter() > last + _KEPT_SECONDS:
+                        keep(state, block, losses, weight)
+                        last = time.perf_counter()
                 if s.early_stopping:
                     rows = rows_of(sample.X), sample.targets
                     losses, weight = for_all(look_at, state, rows, s, held_rows)
@@ -195,8 +196,8 @@ def train_stored(
                     n_train = n_rows - held_numbers.size
                     report_epoch(epoch - 1, (0, 1), loss, s, n_train, seconds)
                 if keep is not None:
-                    keep(progress)
-                    kept = time.perf_counter()
+                    keep(*progress)
+                    last = time.perf_counter()
                 if task.end_epoch():
                     break
         except BaseException:  # joblib leaves threads behind

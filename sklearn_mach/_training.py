@@ -36,17 +36,25 @@ def split_repetitions(X, first, n_repetitions, n_buckets, n_jobs):
     return np.array_split(np.arange(first, n_repetitions), n_blocks)
 
 
-def train_all(X, targets, table, W, b, first, zero, settings, n_jobs, task=SilentTask):
+def train_all(
+    X, targets, table, W, b, first, zero, settings, n_jobs, task=SilentTask,
+    checkpoint=None
+):  # fmt: skip
     """Train the repetitions from `first` on in W (d, R B) and b (R B,).
 
     `zero` says that their weights are all zero; ``task(r)`` gives the task of the block
-    that begins with repetition r.  Returns the largest number of epochs.
+    that begins with repetition r.  With a `Checkpoint` training goes on from it, in
+    threads.  Returns the largest number of epochs.
     """
     n_repetitions = table.shape[1]
     n_buckets = b.size // n_repetitions
     blocks = split_repetitions(X, first, n_repetitions, n_buckets, n_jobs)
     if not blocks:
         return 0
+    where, kept = {"prefer": "threads"}, [None] * len(blocks)
+    if checkpoint is not None:
+        blocks, where = checkpoint.blocks(blocks), {"require": "sharedmem"}
+        kept = [checkpoint.part([r], n_buckets, settings) for r in blocks]
     n_parallel = min(effective_n_jobs(n_jobs), len(blocks))
     n_parts = -(-len(blocks) // n_parallel)
     halt = np.zeros(1, np.bool_)
@@ -58,9 +66,11 @@ def train_all(X, targets, table, W, b, first, zero, settings, n_jobs, task=Silen
         columns.append(Columns(W, b, lo, hi, zero, part, halt, n_threads))
     with one_blas_thread():
         try:
-            results = Parallel(n_jobs=n_jobs, prefer="threads")(
-                delayed(_train_task)(task(r[0]), X, targets, table[:, r], c, settings)
-                for r, c in zip(blocks, columns, strict=True)
+            results = Parallel(n_jobs=n_jobs, **where)(
+                delayed(_train_task)(
+                    task(r[0]), X, targets, table[:, r], c, settings, k
+                )
+                for r, c, k in zip(blocks, columns, kept, strict=True)
             )
         except BaseException:  # joblib leaves threads behind that would write on
             halt[0] = True
@@ -137,14 +147,14 @@ class Columns:
         return None if self.in_place else (self.W, self.b)
 
 
-def _train_task(task, X, targets, table, columns, settings):
+def _train_task(task, X, targets, table, columns, settings, kept):
     with columns.in_use:
         check_halt(columns.halt)
         with task.running():
-            return train(X, targets, table, columns, settings, task)
+            return train(X, targets, table, columns, settings, task, kept)
 
 
-def train(X, targets, table, columns, settings, task=_SILENT):
+def train(X, targets, table, columns, settings, task=_SILENT, kept=None):
     """Train some repetitions on all rows.
 
     Parameters
@@ -156,6 +166,7 @@ def train(X, targets, table, columns, settings, task=_SILENT):
     columns : Columns
     settings : Settings
     task : SilentTask or Task, told of the epochs
+    kept : Kept, where the states are kept after each epoch, or None
 
     Returns
     -------
@@ -166,8 +177,11 @@ def train(X, targets, table, columns, settings, task=_SILENT):
     """
     c = columns
     state = State.first(*c.arrays(), table.shape[1], settings.rate)
+    keep = None
+    if kept is not None:
+        keep, (state, *_) = kept.save, kept.load(state) or (state,)
     given = rows_of(X), targets, table, settings, task
-    state = run(state, *given, None, c.halt, c.part, c.n_threads)
+    state = run(state, *given, None, c.halt, c.part, c.n_threads, keep)
     if settings.unit is not None and not c.in_place:
         integers_to_float(state.W, 0, state.b.size, settings.unit)
     return c.result(), state.n_iter, state.loss
