@@ -52,10 +52,9 @@ def store(estimator, source, sample_weight=None, reset=True):
             )
         try:
             X, y, weight = _checked(estimator, *block, reset=reset and spool is None)
-            targets = labels.targets(y)
             kind = {
                 "is_sparse": sp.issparse(X),
-                "several": targets.several,
+                "several": sp.issparse(y),
                 "is_weighted": weight is not None,
             }
             if spool is None:
@@ -64,6 +63,7 @@ def store(estimator, source, sample_weight=None, reset=True):
                 if is_so != first[name]:
                     now, before = (_CAUSES[name][i] for i in (is_so, first[name]))
                     raise ValueError(f"it has {now}, but the first had {before}.")
+            targets = labels.targets(y)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
         try:
@@ -135,8 +135,8 @@ class _Labels:
             self._known = found[:0]
         elif not _comparable(found, self._known):
             raise ValueError(
-                f"y holds labels such as {found[0]!r}, and the blocks before such as "
-                f"{self._known[0]!r}. Use labels of one type."
+                f"y holds labels such as {found[:1].tolist()[0]!r}, and the blocks before "
+                f"such as {self._known[:1].tolist()[0]!r}. Use labels of one type."
             )
         place = np.searchsorted(self._known, found)
         is_new = np.ones(found.size, bool)
@@ -163,7 +163,7 @@ class _Labels:
 def _comparable(found, known):
     """Whether labels, sorted each, can be sorted together."""
     try:
-        np.unique(np.concatenate([found[:1], known[:1]]).astype(object))
+        sorted([*found[:1].astype(object), *known[:1].astype(object)])
     except TypeError:
         return False
     return True

@@ -7,6 +7,7 @@ shuffled as well as others.
 
 import os
 import tempfile
+import weakref
 import zlib
 from array import array
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +65,7 @@ class Spool:
         self.checksum = 0  # of all bytes
         self.largest_weight = 0.0 if is_weighted else 1.0
         self._file = tempfile.TemporaryFile(buffering=0)
+        weakref.finalize(self, self._file.close)
         self._index = array("q")  # for each chunk its offset, and sizes of its arrays
         self._places = None  # sorted numbers of the classes as they came
         self._sums, self._counts = np.zeros(0), np.zeros(0, np.int64)
