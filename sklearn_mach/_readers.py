@@ -94,7 +94,8 @@ def read_svmlight(
         Number of labels that there are, if `multilabel` is True: they are 0 to
         ``n_labels - 1``, whatever `zero_based` says.
     block_bytes : int, default=16_000_000
-        About the bytes of text of a block. The rows take about as much memory again.
+        About the bytes of text of a block. Reading takes about three times as much
+        memory, and up to eight times where features have no values.
     on_bad_lines : {"raise", "skip"}, default="raise"
         What to do with a malformed line: raise a ValueError that names file, line and
         what was expected, or leave the line out and count it in ``n_skipped_``.
@@ -180,7 +181,8 @@ def read_vw(
         Whether blocks are ``(X, y, sample_weight)``, with the importance of each row,
         which is 1 where a line has none. With False, a line that has one is malformed.
     block_bytes : int, default=16_000_000
-        About the bytes of text of a block. The rows take about as much memory again.
+        About the bytes of text of a block. Reading takes about three times as much
+        memory, and up to eight times where features have no values.
     on_bad_lines : {"raise", "skip"}, default="raise"
         What to do with a malformed line: raise a ValueError that names file, line and
         what was expected, or leave the line out and count it in ``n_skipped_``.

@@ -85,6 +85,7 @@ def text_blocks(path, block_bytes, format, report):
     n_lines = 0
     for text in _whole_lines(path, block_bytes):
         lines = _parse(text, path, n_lines, format, report)
+        del text  # while the next one is read
         n_lines += lines.counts[0]
         if lines.counts[1]:
             yield _block(lines, format)
@@ -94,24 +95,29 @@ def _whole_lines(path, n_bytes):
     """The bytes of a file in pieces of about `n_bytes`, which end with a newline."""
     with open(path, "rb") as file:
         is_gzip = file.peek(2)[:2] == _GZIP
-        rest = []  # of the line that has begun
-        try:
-            source = gzip.GzipFile(fileobj=file) if is_gzip else file
-            while piece := source.read(n_bytes):
-                if len(piece) < n_bytes and not piece.endswith(b"\n"):
-                    piece += b"\n"  # the last line
-                end = piece.rfind(b"\n") + 1
-                if end:
-                    yield b"".join((*rest, piece[:end]))
-                    rest = []
-                rest.append(piece[end:])
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-            raise ValueError(
-                f"{path} is a damaged gzip file ({error}). Copy it once more from "
-                "where it came from."
-            ) from error
-        if any(rest):
-            yield b"".join((*rest, b"\n"))
+        source = gzip.GzipFile(fileobj=file) if is_gzip else file
+        text, n = bytearray(), 0
+        while True:
+            try:
+                text += source.read(n_bytes)
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+                raise ValueError(
+                    f"{path} is a damaged gzip file ({error}). Copy it once more from "
+                    "where it came from."
+                ) from error
+            if len(text) == n:
+                break
+            if len(text) < n + n_bytes and not text.endswith(b"\n"):
+                text += b"\n"  # the last line
+            end = text.rfind(b"\n", n) + 1
+            if end:
+                rest = text[end:]
+                del text[end:]
+                yield text
+                text = rest
+            n = len(text)
+        if text:
+            yield text + b"\n"
 
 
 def _parse(text, path, n_before, format, report):
