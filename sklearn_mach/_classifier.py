@@ -170,6 +170,13 @@ class MACHClassifier(
         Notes) and `n_repetitions` is "auto" they decide whether fewer repetitions are
         kept.  Training takes the memory of all weights.
 
+    part : tuple of (int, int), default=None
+        ``(i, n)`` trains only the i-th of n shares of the repetitions, i from 0, in the
+        memory of the share.  :func:`~sklearn_mach.merge` joins the n models of n jobs
+        to the model of one fit.  `random_state` must be an integer, and all else the
+        same in all jobs.  Give `n_repetitions` a number if their memory differs.
+        A part predicts by its own repetitions, and keeps the rows set aside.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
@@ -293,6 +300,7 @@ class MACHClassifier(
         random_state=None,
         verbose=0,
         max_bytes=None,
+        part=None,
     ):
         self.estimator = estimator
         self.n_repetitions = n_repetitions
@@ -315,6 +323,7 @@ class MACHClassifier(
         self.random_state = random_state
         self.verbose = verbose
         self.max_bytes = max_bytes
+        self.part = part
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -368,7 +377,7 @@ class MACHClassifier(
         old = getattr(self, "_fitted", None) if self.warm_start else None
         if old is not None:
             cause = "warm_start=True", "Set warm_start=False"
-            check_continues(learner, old.model, *cause)
+            check_continues(learner, old, *cause)
         data = {"X": X, "y": y}  # for callbacks, that may pass them to `predict`
         if sample_weight is not None:
             data["metadata"] = {"sample_weight": sample_weight}

@@ -128,8 +128,7 @@ class SoftmaxLearner:
 
     def device(self, X, plan):
         """The device to train on."""
-        width = plan.n_repetitions * plan.n_buckets
-        return choose_device(self.parameters.device, X, width)
+        return choose_device(self.parameters.device, X, plan.width)
 
     def n_tasks(self, X, plan):
         """The number of tasks in which the repetitions are trained, None if unknown."""
@@ -196,7 +195,7 @@ class SoftmaxLearner:
 
     def _settings(self, X, targets, weight, plan, memory, device, n_held, is_block):
         """Settings of the training, with steps that a trial found, and the memory."""
-        width, n_jobs = plan.n_repetitions * plan.n_buckets, self.parameters.n_jobs
+        width, n_jobs = plan.width, self.parameters.n_jobs
         n_used = X.shape[0] if weight is None else np.count_nonzero(weight)
         options = {name: getattr(self.parameters, name) for name in _OPTIONS}
         options["batch_size"] = backend(device).batch_size(options, n_used)
@@ -227,7 +226,7 @@ class SoftmaxLearner:
                     old = memory.seen._replace(metric=stacked.metric)
                     settings, seen = settings_of(X, targets, weight, old)
             factor, n_epochs = probe(
-                *rows, plan.table[:, 0], plan.n_buckets, trial, width, n_jobs
+                *rows, plan.column, plan.n_buckets, trial, width, n_jobs
             )
             if factor is not None:
                 if len(waiting) > 1 and trial.metric is None:
