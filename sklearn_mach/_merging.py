@@ -215,25 +215,24 @@ def _kind(scorer):
     estimators = getattr(scorer, "estimators", None)
     if estimators is None:
         return scorer.made_by
-    each = [e for item in estimators for e in (item if scorer.several else [item])]
-    return sorted({type(estimator).__name__ for estimator in each})
+    lists = [each if isinstance(each, list) else [each] for each in estimators]
+    return sorted({type(each).__name__ for some in lists for each in some})
 
 
 def _check_parts(models, shares):
     """Whether the models are parts of one fit; refuses those of several."""
-    if not any(shares):
+    are_parts = [share is not None for share in shares]
+    if not any(are_parts):
         return False
+    if not all(are_parts):
+        raise ValueError(
+            f"models[{are_parts.index(True)}] is a part of a fit, and "
+            f"models[{are_parts.index(False)}] is not. Merge all parts of each fit "
+            "first, and then their models."
+        )
     fits = [model._fitted for model in models]
     for i, (model, fit) in enumerate(zip(models, fits, strict=True)):
         name = f"models[{i}]"
-        if None in (fit.share, shares[0]):
-            part, other = (
-                ("models[0]", name) if fit.share is None else (name, "models[0]")
-            )
-            raise ValueError(
-                f"{part} is a part of a fit, and {other} is not. Merge all parts of "
-                "each fit first, and then their models."
-            )
         for what in ("n_parts", "n_repetitions", "order_seed"):
             own, others = getattr(shares[0], what), getattr(fit.share, what)
             if own != others:
