@@ -77,17 +77,16 @@ def merge(models, X=None, y=None):
     Examples
     --------
     >>> import numpy as np
+    >>> from sklearn.base import clone
     >>> from sklearn_mach import MACHClassifier, merge
     >>> from sklearn_mach.datasets import make_many_classes
     >>> X, y = make_many_classes(3000, 500, 100, random_state=0)
     >>> model = MACHClassifier(n_repetitions=6, n_buckets=16, random_state=0)
-    >>> jobs = []
-    >>> for i in range(3):  # on three machines
-    ...     jobs.append(MACHClassifier(**model.get_params()).set_params(part=(i, 3)))
-    ...     _ = jobs[-1].fit(X, y)
-    >>> jobs[2].coef_.shape, merge(jobs).coef_.shape
+    >>> jobs = [clone(model).set_params(part=(i, 3)) for i in range(3)]
+    >>> parts = [job.fit(X, y) for job in jobs]  # on three machines
+    >>> parts[2].coef_.shape, merge(parts).coef_.shape
     ((2, 16, 500), (6, 16, 500))
-    >>> np.array_equal(merge(jobs).coef_, model.fit(X, y).coef_)
+    >>> np.array_equal(merge(parts).coef_, model.fit(X, y).coef_)
     True
     """
     if (X is None) != (y is None):

@@ -19,6 +19,7 @@ from sklearn.tree import DecisionTreeClassifier
 from test_saving import assert_same, there_and_back
 
 from sklearn_mach import MACHClassifier, MACHClassifierCV, _planning, load, merge
+from sklearn_mach._files import read, write
 from sklearn_mach.datasets import make_many_classes
 
 R = 5
@@ -256,6 +257,46 @@ def test_parts_in_files(tmp_path, many, sparse, mmap):
     assert loaded.part == (1, 3)
     loaded.save(tmp_path / "again")
     assert_same(load(tmp_path / "again"), part)
+
+
+SHARES = [  # what a hostile file may have in place of what a part keeps
+    lambda n, R, own, seed, rows: ["tuple", [n, R, own, seed]],
+    lambda n, R, own, seed, rows: ["list", [n, R, own, seed, rows]],
+    lambda n, R, own, seed, rows: ["tuple", [0, R, own, seed, rows]],
+    lambda n, R, own, seed, rows: ["tuple", [n, 1, own, seed, rows]],
+    lambda n, R, own, seed, rows: ["tuple", [n, R, None, seed, rows]],
+    lambda n, R, own, seed, rows: ["tuple", [n, R, ["array", "less"], seed, rows]],
+    lambda n, R, own, seed, rows: ["tuple", [n, R, ["array", "twice"], seed, rows]],
+    lambda n, R, own, seed, rows: ["tuple", [n, R, ["array", "below"], seed, rows]],
+    lambda n, R, own, seed, rows: ["tuple", [n, R, own, -1, rows]],
+    lambda n, R, own, seed, rows: ["tuple", [n, R, own, seed, 3]],
+    lambda n, R, own, seed, rows: ["tuple", [n, R, own, seed, ["tuple", [rows]]]],
+]
+
+
+def test_shares_in_files_are_checked(tmp_path, many):
+    X, y = many
+    MACHClassifier(**SMALL, part=(1, 2)).fit(X, y).save(tmp_path / "part")
+    content = read(tmp_path / "part", mmap=False)
+    values = content.values
+    _, nodes = values["state"]["_share"]
+
+    def load_with(share, **arrays):
+        state = values["state"] | {"_share": share}
+        write(tmp_path / "bad", content.arrays | arrays, values | {"state": state})
+        return load(tmp_path / "bad")
+
+    assert load_with(["tuple", nodes]).n_repetitions_ == 2
+    more = {"less": np.arange(1), "twice": np.array([3, 3]), "below": np.array([-1, 3])}
+    for change in SHARES:
+        share = change(*nodes)
+        used = {name: a for name, a in more.items() if name in repr(share)}
+        with pytest.raises(ValueError, match="cannot be loaded.*(_share|its arrays)"):
+            load_with(share, **used)
+    (name,) = (n for n in content.arrays if n.startswith("_share") and "indices" in n)
+    far = np.full_like(content.arrays[name], X.shape[1])
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        load_with(["tuple", nodes], **{name: far})
 
 
 def test_the_memory_of_a_part_is_that_of_its_weights(blobs, monkeypatch):
