@@ -2,7 +2,8 @@
 
 from ._classifier import MACHClassifier
 from ._loading import load
+from ._merging import merge
 from ._search import MACHClassifierCV
 
 __version__ = "0.1.0"
-__all__ = ["MACHClassifier", "MACHClassifierCV", "__version__", "load"]
+__all__ = ["MACHClassifier", "MACHClassifierCV", "__version__", "load", "merge"]

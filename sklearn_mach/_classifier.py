@@ -179,6 +179,13 @@ class MACHClassifier(
         goes on from there, and ends with the bits of one that was never stopped.  Then
         the files are deleted.  It needs an integer `random_state`; `n_jobs` may change.
 
+    part : tuple of (int, int), default=None
+        ``(i, n)`` trains only the i-th of n shares of the repetitions, i from 0, in the
+        memory of the share.  :func:`~sklearn_mach.merge` joins the n models of n jobs
+        to the model of one fit.  `random_state` must be an integer, and all else the
+        same in all jobs.  Give `n_repetitions` a number if their memory differs.
+        A part predicts by its own repetitions, and keeps the rows set aside.
+
     Attributes
     ----------
     classes_ : ndarray of shape (n_classes,)
@@ -303,6 +310,7 @@ class MACHClassifier(
         verbose=0,
         max_bytes=None,
         checkpoint=None,
+        part=None,
     ):
         self.estimator = estimator
         self.n_repetitions = n_repetitions
@@ -326,6 +334,7 @@ class MACHClassifier(
         self.verbose = verbose
         self.max_bytes = max_bytes
         self.checkpoint = checkpoint
+        self.part = part
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
@@ -382,7 +391,7 @@ class MACHClassifier(
         old = getattr(self, "_fitted", None) if self.warm_start else None
         if old is not None:
             cause = "warm_start=True", "Set warm_start=False"
-            check_continues(learner, old.model, *cause)
+            check_continues(learner, old, *cause)
         data = {"X": X, "y": y}  # for callbacks, that may pass them to `predict`
         if sample_weight is not None:
             data["metadata"] = {"sample_weight": sample_weight}

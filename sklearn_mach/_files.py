@@ -22,7 +22,7 @@ import numpy as np
 
 import sklearn_mach
 
-VERSION = 1  # of the format
+VERSION = 2  # of the format
 TYPES = {  # names that safetensors has for dtypes
     np.dtype(dtype): name
     for dtype, name in (

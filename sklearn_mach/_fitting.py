@@ -9,6 +9,22 @@ from ._inputs import row_weights
 from ._model import How, Model
 
 
+class Share(NamedTuple):
+    """What some repetitions of a fit keep, to be merged with the others.
+
+    n_parts, n_repetitions : int, of the whole fit
+    own : int array, the numbers of these repetitions
+    order_seed : int, as in `Plan`
+    rows : X, `Targets` and weights of the rows set aside; None if there are none
+    """
+
+    n_parts: int
+    n_repetitions: int
+    own: np.ndarray
+    order_seed: int
+    rows: tuple | None
+
+
 class Fit(NamedTuple):
     """A fitted model, and what it takes to go on with it.
 
@@ -17,12 +33,14 @@ class Fit(NamedTuple):
     class_weights : float array of shape (K,), sums of the weights of the rows; None if
         an older version pickled the model without them
     n_iter : int, epochs of the repetition that was trained for longest
+    share : `Share`, if these are not all repetitions of the fit
     """
 
     model: Model
     memory: object
     class_weights: np.ndarray | None
     n_iter: int
+    share: Share | None = None
 
 
 def route(estimator, learner, method, rows, sample_weight, fit_params):
@@ -91,4 +109,8 @@ def train(
         how = How("log_mean", device, parameters.n_jobs)
         model = fit.model.calibrated(*rows, parameters.logit_adjustment, how)
         fit = fit._replace(model=model)
+    if plan.whole is not None:
+        rows = X[held], targets.take(held), trained.held_weight
+        share = *plan.whole[:3], plan.order_seed, rows if held.size else None
+        fit = fit._replace(share=Share(*share))
     return fit

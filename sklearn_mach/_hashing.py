@@ -35,8 +35,9 @@ def min_repetitions(n_classes, n_buckets):
 
 
 def draw_table(
-    n_classes, n_buckets, seeds, hashing="balanced", start=None, sketch=None, n_jobs=1
-):
+    n_classes, n_buckets, seeds, hashing="balanced", start=None, sketch=None, n_jobs=1,
+    columns=None
+):  # fmt: skip
     """Draw a table of buckets in which no two classes have equal rows.
 
     n_classes, n_buckets : K and B, with B ** len(seeds) >= K
@@ -46,6 +47,7 @@ def draw_table(
     sketch : from a seed to an array (K, m) whose rows are near each other where classes
         are similar, such as `sketch_classes`; for families that cluster
     n_jobs : threads that cluster similar classes; they change no bucket
+    columns : numbers of the columns to give, None for all; no others are clustered
     """
     dtype = np.min_scalar_type(n_buckets - 1)
     table = np.empty((n_classes, len(seeds)), dtype)
@@ -58,7 +60,8 @@ def draw_table(
         if r < n_start:
             column = start[:, r]
         elif family.clusters and r % 4 == 3 and n_buckets < n_groups == n_classes:
-            clustered.append(r)
+            if columns is None or r in columns:
+                clustered.append(r)
             continue
         elif n_classes <= n_buckets:
             column = _balanced(n_buckets, group, n_groups, r, rng)
@@ -79,7 +82,7 @@ def draw_table(
         for r in clustered:  # one after the other: sketches are larger than the table
             rng = np.random.default_rng(seeds[r])
             table[:, r] = _clustered(sketch(seeds[r]), n_buckets, rng, n_jobs)
-    return table
+    return table if columns is None else table[:, columns]
 
 
 def find_twins(table, n_buckets):

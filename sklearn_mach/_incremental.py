@@ -58,7 +58,7 @@ class Incremental(Portable):
         learner = checked_learner(self, in_blocks=True)
         old = getattr(self, "_fitted", None)
         if old is not None:
-            check_continues(learner, old.model, "partial_fit", "Call fit")
+            check_continues(learner, old, "partial_fit", "Call fit")
             self._check_version("partial_fit")
         with unchanged_on_error(self):
             reset, in_float32 = old is None, learner.in_float32

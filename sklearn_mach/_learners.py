@@ -7,6 +7,7 @@ scorer of buckets; `SoftmaxLearner` and `EstimatorLearner` have the same methods
 from ._backends import resolve_device
 from ._estimators import EstimatorLearner
 from ._inputs import check_class_weight
+from ._planning import check_part
 from ._softmax import SoftmaxLearner
 
 
@@ -34,14 +35,23 @@ def checked_learner(parameters, in_blocks=False):
             "max_bytes is for fit: partial_fit needs all weights for the next block. "
             "Set max_bytes=None, and call compress after the last block."
         )
+    check_part(parameters, in_blocks)
     check_class_weight(parameters.class_weight, in_blocks)
     learner = learner_of(parameters)
     learner.check()
     return learner
 
 
-def check_continues(learner, model, cause, remedy):
-    """Refuse to go on with a model that another kind of learner has trained."""
+def check_continues(learner, fit, cause, remedy):
+    """Refuse to go on with a `Fit` of another kind of learner, or of a part."""
+    model = fit.model
+    if fit.share is not None:
+        raise ValueError(
+            f"{cause} goes on with a whole model, but this one has "
+            f"{model.n_repetitions} of the {fit.share.n_repetitions} repetitions of a "
+            f"fit in parts. Merge all parts with sklearn_mach.merge first. {remedy} to "
+            "start anew."
+        )
     if model.scorer.is_compressed:
         raise ValueError(
             f"{cause} needs all weights, but this model is compressed. Go on with the "

@@ -25,6 +25,7 @@ CONSTRAINTS = {
         Interval(Real, 0, None, closed="neither"),
         StrOptions({"auto"}),
     ],
+    "part": [tuple, None],
     "max_bytes": [Interval(Integral, 1, None, closed="left"), None],
     "max_iter": [Interval(Integral, 1, None, closed="left"), StrOptions({"auto"})],
     "alpha": [Interval(Real, 0, None, closed="left")],

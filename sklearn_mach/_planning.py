@@ -5,6 +5,7 @@ A learner (`_learners`) says what its weights cost.
 
 import warnings
 from functools import partial
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -14,8 +15,24 @@ from . import _hashing, theory
 from ._memory import format_bytes, free_memory
 from ._rows import rows_of
 from ._spool import Spool
+from ._training import split_repetitions
 
 _UNCOUNTED = 1 << 26  # bytes that a fit may take besides the weights
+
+
+class Whole(NamedTuple):
+    """The fit of which a `Plan` is a share.
+
+    n_parts : int
+    n_repetitions : int
+    own : int array, the numbers of the repetitions of the share
+    column : unsigned array of shape (K,), the buckets in the first repetition
+    """
+
+    n_parts: int
+    n_repetitions: int
+    own: np.ndarray
+    column: np.ndarray
 
 
 class Plan(NamedTuple):
@@ -26,6 +43,7 @@ class Plan(NamedTuple):
     n_old : int, repetitions that are trained already
     seeds : int array of shape (R,), or None where no repetition is new
     order_seed : int, for the order of the rows
+    whole : `Whole`, if these are the repetitions of a share only
     """
 
     table: np.ndarray
@@ -33,6 +51,7 @@ class Plan(NamedTuple):
     n_old: int = 0
     seeds: np.ndarray | None = None
     order_seed: int = 0
+    whole: Whole | None = None
 
     @classmethod
     def of_block(cls, model):
@@ -42,6 +61,17 @@ class Plan(NamedTuple):
     @property
     def n_repetitions(self):
         return self.table.shape[1]
+
+    @property
+    def width(self):
+        """Columns of all weights, also of those that other shares train."""
+        whole = self if self.whole is None else self.whole
+        return whole.n_repetitions * self.n_buckets
+
+    @property
+    def column(self):
+        """Buckets of the classes in the first repetition of all."""
+        return self.table[:, 0] if self.whole is None else self.whole.column
 
 
 class Trained(NamedTuple):
@@ -71,7 +101,7 @@ def plan_fit(parameters, learner, X, targets, weight, n_classes, old=None):
     weight (n_samples,) : of the rows, or None
     old : the `Model` to which repetitions are added
     """
-    hashing, given = parameters.hashing, None
+    hashing, given, part = parameters.hashing, None, parameters.part
     n_repetitions, n_buckets = parameters.n_repetitions, parameters.n_buckets
     if not isinstance(hashing, str):
         given = _check_table(hashing, n_classes, n_repetitions, n_buckets)
@@ -82,13 +112,16 @@ def plan_fit(parameters, learner, X, targets, weight, n_classes, old=None):
                 n_repetitions = old.n_repetitions
             if n_buckets == "auto":
                 n_buckets = old.n_buckets
+        max_columns = free_columns(learner, X.shape[1])
+        if max_columns is not None and part is not None:
+            max_columns *= part[1]  # each job has its share of them
         n_repetitions, n_buckets = theory.choose_sizes(
             n_classes,
             n_repetitions,
             n_buckets,
             n_nonzeros=rows_of(X).n_values,
             few=learner.few_features(X),
-            max_columns=free_columns(learner, X.shape[1]),
+            max_columns=max_columns,
             n_labels=targets.mean_classes(weight),
         )
         least = _hashing.min_repetitions(n_classes, max(n_buckets, 2))
@@ -101,14 +134,17 @@ def plan_fit(parameters, learner, X, targets, weight, n_classes, old=None):
             )
     if old is not None:
         _check_growth(old, n_repetitions, n_buckets, given)
+    own = _share(part, X, n_repetitions, n_buckets)
     free = free_memory()
     if free is not None:
         sizes = n_classes, n_repetitions, n_buckets
         _check_clusters(hashing, *sizes, free)
-        _check_weights(learner, X.shape[1], *sizes, free)
+        _check_weights(learner, X.shape[1], *sizes, own.size, free)
     order_seed, seeds = draw_seeds(parameters.random_state, n_repetitions)
-    table = given
-    if table is None:
+    columns = None if part is None else np.append(0, own)
+    if given is not None:
+        table = given if part is None else given[:, columns]
+    else:
         if weight is None and not isinstance(X, Spool):
             weight = np.ones(targets.n_rows, np.float32)
         table = _hashing.draw_table(
@@ -119,9 +155,68 @@ def plan_fit(parameters, learner, X, targets, weight, n_classes, old=None):
             None if old is None else old.table,
             partial(_hashing.sketch_classes, X, targets, weight, n_classes),
             parameters.n_jobs,
+            columns,
         )
+    if part is not None:
+        whole = Whole(part[1], n_repetitions, own, table[:, 0].copy())
+        table = np.ascontiguousarray(table[:, 1:])
+        return Plan(table, n_buckets, 0, seeds[own], order_seed, whole)
     n_old = 0 if old is None else old.n_repetitions
     return Plan(table, n_buckets, n_old, seeds, order_seed)
+
+
+def check_part(parameters, in_blocks=False):
+    """Refuse a parameter `part` that is no share, or that others contradict."""
+    part, random_state = parameters.part, parameters.random_state
+    if part is None:
+        return
+    is_pair = len(part) == 2 and all(
+        isinstance(n, Integral) and not isinstance(n, bool) for n in part
+    )
+    if not (is_pair and 0 <= part[0] < part[1]):
+        raise ValueError(
+            f"part={part!r} is no share. Pass (i, n), two integers with 0 <= i < n, "
+            "for the i-th of n shares of the repetitions, or None for all."
+        )
+    if not isinstance(random_state, Integral):
+        raise ValueError(
+            f"part={part!r} needs an integer as random_state, from which all jobs draw "
+            f"the same seeds; got random_state={random_state!r}. Pass the same number "
+            "to each job."
+        )
+    if in_blocks or parameters.warm_start or parameters.max_bytes is not None:
+        cause, after = "partial_fit", "call partial_fit of the merged model"
+        if not in_blocks and parameters.warm_start:
+            cause, after = "warm_start=True", "set warm_start=True after it"
+        elif not in_blocks:
+            cause, after = f"max_bytes={parameters.max_bytes}", "call compress after it"
+        raise ValueError(
+            f"part={part!r} is for one fit of all rows, and cannot be used with "
+            f"{cause}. Merge the parts with sklearn_mach.merge and {after}, or set "
+            "part=None."
+        )
+
+
+def _share(part, X, n_repetitions, n_buckets):
+    """Numbers of the repetitions of a part, or of all.
+
+    Of dense rows whole blocks are dealt, if there are enough: their sums depend on the
+    shapes.
+    """
+    if part is None:
+        return np.arange(n_repetitions)
+    i, n = part
+    if n > n_repetitions:
+        raise ValueError(
+            f"part={part!r} asks for {n} shares of n_repetitions={n_repetitions}. Deal "
+            f"them to at most {n_repetitions} jobs, or use more repetitions."
+        )
+    if rows_of(X).in_batches:
+        blocks = split_repetitions(X, 0, n_repetitions, n_buckets, 1)
+        if len(blocks) >= n:
+            dealt = np.array_split(np.arange(len(blocks)), n)[i]
+            return np.concatenate([blocks[b] for b in dealt])
+    return np.array_split(np.arange(n_repetitions), n)[i]
 
 
 def draw_seeds(random_state, n_repetitions):
@@ -193,9 +288,14 @@ def _check_clusters(hashing, n_classes, n_repetitions, n_buckets, free):
         )
 
 
-def _check_weights(learner, n_features, n_classes, n_repetitions, n_buckets, free):
-    """Refuse weights that do not fit in memory before they are allocated."""
-    weights = learner.weights_bytes(n_features, n_repetitions * n_buckets)
+def _check_weights(
+    learner, n_features, n_classes, n_repetitions, n_buckets, n_own, free
+):
+    """Refuse weights that do not fit in memory before they are allocated.
+
+    n_own : repetitions that this fit trains, all of them or a share
+    """
+    weights = learner.weights_bytes(n_features, n_own * n_buckets)
     trial = learner.trial_bytes(n_features, n_repetitions * n_buckets)
     needed, of_trial = weights, ""
     if trial > _UNCOUNTED:
@@ -207,8 +307,12 @@ def _check_weights(learner, n_features, n_classes, n_repetitions, n_buckets, fre
     advice = "No R and B fit; use fewer features."
     if fitting is not None:
         advice = f"n_repetitions={fitting[0]} with n_buckets={fitting[1]} would fit."
+    whose = f"n_repetitions={n_repetitions}"
+    if n_own < n_repetitions:
+        whose = f"{n_own} of {whose}"
+        advice = "Deal the repetitions to more parts, or use fewer features."
     raise MemoryError(
-        f"The weights of n_repetitions={n_repetitions} with n_buckets={n_buckets} "
+        f"The weights of {whose} with n_buckets={n_buckets} "
         f"for {n_features} features{of_trial} take {needed} bytes "
         f"({format_bytes(needed)}), but only {free} bytes "
         f"({format_bytes(free)}) are free. {advice}"

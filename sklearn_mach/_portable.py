@@ -129,7 +129,7 @@ class Portable(Fitted):
 
     def _smaller(self, max_bytes, bits, threshold, fit, rows=None):
         """A `Fit` that is compressed; rows : X and `Targets`, or None."""
-        model, memory, *others = fit
+        model, memory, *others = fit._replace(share=None)
         bits = None if bits is None else int(bits)
         model.scorer.check_compressible()
         how = self._how()

@@ -28,7 +28,8 @@ _CALLBACKS = (
 )
 _REQUIRED = {*OF_MODEL, "classes_", "device_", "n_features_in_", "n_repetitions_"}
 _REQUIRED |= {"n_iter_", "_class_weights", "_link"}
-_OPTIONAL = {*OF_MEMORY, "feature_names_in_", "_label_format"}
+_OPTIONAL = {*OF_MEMORY, "feature_names_in_", "_label_format", "_share"}
+_LATER = {"checkpoint", "part"}  # parameters that files of version 1 lack
 _NOT_SAVED = (
     "{}, which a file of arrays and plain values cannot hold. Use joblib.dump, pickle "
     "or skops.io.dump"
@@ -116,7 +117,7 @@ def _attributes(values, arrays, parameters):
         "it does not hold a state, a storage and what is prepared",
     )
     names, needed = values["state"].keys(), {*parameters, *_REQUIRED}
-    unknown, missing = names - needed - _OPTIONAL, needed - names
+    unknown, missing = names - needed - _OPTIONAL, needed - names - _LATER
     _expect(not unknown, f"it holds {sorted(unknown)}, which no model has")
     _expect(not missing, f"it lacks {sorted(missing)}")
     storage = _storage(values["storage"], arrays)
@@ -128,6 +129,7 @@ def _attributes(values, arrays, parameters):
     _expect(not arrays, f"nothing belongs to its arrays {sorted(arrays)}")
     _check_model(state, storage)
     _check_memory(state)
+    _check_share(state)
     kind = values["storage"][0]
     attributes = restore(state | {"_storage": (kind, *storage)})
     if prepared is not None:
@@ -248,6 +250,29 @@ def _check_memory(state):
         _is_block(block, d, K, state["_several"]) for block in waiting
     )
     _expect(is_sound, "_waiting is no list of rows")
+
+
+def _check_share(state):
+    """Refuse what no fit makes of a share of its repetitions."""
+    share = state.get("_share")
+    if share is None:
+        return
+    is_share = isinstance(share, tuple) and len(share) == 5
+    *sizes, own, order_seed, rows = share if is_share else [None] * 5
+    _expect(
+        all(_is_int(n, 1) for n in sizes) and _is_int(order_seed, 0),
+        f"_share has the sizes {sizes} and the seed {order_seed!r}",
+    )
+    _expect(
+        _is_array(own, "i", state["n_repetitions_"])
+        and own[0] >= 0
+        and own[-1] < sizes[1]
+        and bool((np.diff(own) > 0).all()),
+        f"_share holds no numbers of {sizes[1]} repetitions",
+    )
+    sizes = state["n_features_in_"], state["classes_"].size, state["_several"]
+    is_sound = rows is None or (_is_block(rows, *sizes) and rows[0].shape[0] > 0)
+    _expect(is_sound, "_share has no rows of its features and classes")
 
 
 def _is_seen(seen, d):

@@ -222,6 +222,12 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "taken. Use max_bytes=None and compress best_estimator_, or search "
                 "with GridSearchCV."
             )
+        if base.part is not None:
+            raise ValueError(
+                f"part={base.part} of the classifier trains a share of the repetitions "
+                "only, and the search scores all of them. Use part=None, and fit the "
+                "parts with best_params_."
+            )
         learner = learner_of(base)
         rows, labels = check_rows(base, X, y, in_float32=learner.in_float32, reset=True)
         weight = check_weight(sample_weight, labels)

@@ -157,8 +157,7 @@ class SoftmaxLearner:
         """The device to train on."""
         if isinstance(X, Spool) or self.parameters.checkpoint is not None:
             return "cpu"
-        width = plan.n_repetitions * plan.n_buckets
-        return choose_device(self.parameters.device, X, width)
+        return choose_device(self.parameters.device, X, plan.width)
 
     def n_tasks(self, X, plan):
         """The number of tasks in which the repetitions are trained, None if unknown."""
@@ -241,7 +240,7 @@ class SoftmaxLearner:
 
     def _settings(self, X, targets, weight, plan, memory, device, n_held, is_block):
         """Settings of the training, with steps that a trial found, and the memory."""
-        width, n_jobs = plan.n_repetitions * plan.n_buckets, self.parameters.n_jobs
+        width, n_jobs = plan.width, self.parameters.n_jobs
         n_used = X.shape[0] if weight is None else np.count_nonzero(weight)
         options = {name: getattr(self.parameters, name) for name in _OPTIONS}
         options["batch_size"] = backend(device).batch_size(options, n_used)
@@ -272,7 +271,7 @@ class SoftmaxLearner:
                     old = memory.seen._replace(metric=stacked.metric)
                     settings, seen = settings_of(X, targets, weight, old)
             factor, n_epochs = probe(
-                *rows, plan.table[:, 0], plan.n_buckets, trial, width, n_jobs
+                *rows, plan.column, plan.n_buckets, trial, width, n_jobs
             )
             if factor is not None:
                 if len(waiting) > 1 and trial.metric is None:
@@ -304,7 +303,7 @@ class SoftmaxLearner:
     def _train_stored(self, spool, plan, scorer, memory, task, checkpoint):
         """As `train` in `fit`, with rows that are read from a `Spool`."""
         seed = plan.order_seed if memory is None else memory.order_seed
-        width, n_jobs = plan.n_repetitions * plan.n_buckets, self.parameters.n_jobs
+        width, n_jobs = plan.width, self.parameters.n_jobs
         options = {name: getattr(self.parameters, name) for name in _OPTIONS}
         targets = spool.targets
         seen, sample = look_over(spool, seed)
@@ -332,9 +331,8 @@ class SoftmaxLearner:
         if options["learning_rate"] == "auto":
             share = train.size / max(n_rows - held.size, 1)
             trial = settings._replace(slow=settings.slow * np.float32(share))
-            column = plan.table[:, 0]
             factor, n_found = probe(
-                *given[:2], column, plan.n_buckets, trial, width, n_jobs
+                *given[:2], plan.column, plan.n_buckets, trial, width, n_jobs
             )
             settings = settings.scaled(factor or DEFAULT_FACTOR)
             if n_found is not None and options["max_iter"] == "auto":

@@ -135,8 +135,9 @@ class _Labels:
             self._known = found[:0]
         elif not _comparable(found, self._known):
             raise ValueError(
-                f"y holds labels such as {found[:1].tolist()[0]!r}, and the blocks before "
-                f"such as {self._known[:1].tolist()[0]!r}. Use labels of one type."
+                f"y holds labels such as {found[:1].tolist()[0]!r}, and the blocks "
+                f"before such as {self._known[:1].tolist()[0]!r}. Use labels of one "
+                "type."
             )
         place = np.searchsorted(self._known, found)
         is_new = np.ones(found.size, bool)

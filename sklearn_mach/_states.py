@@ -4,7 +4,7 @@ The names are those that the attributes had in earlier versions, whose pickles l
 """
 
 from ._estimators import Estimators
-from ._fitting import Fit
+from ._fitting import Fit, Share
 from ._hashing import collision_chance
 from ._model import Model
 from ._softmax import Memory
@@ -34,19 +34,26 @@ def flatten(state):
     state = dict(state)
     if "_fitted" not in state:
         return state
-    model, memory, class_weights, n_iter = state.pop("_fitted")
+    model, memory, class_weights, n_iter, share = state.pop("_fitted")
     state |= {name: getattr(model, key) for name, key in OF_MODEL.items()}
     state |= {"n_repetitions_": model.n_repetitions} | model.scorer.state()
     state |= {"n_iter_": n_iter, "_class_weights": class_weights}
     if memory is not None:
         state |= {name: getattr(memory, key) for name, key in OF_MEMORY.items()}
         state["_waiting"] = [(X, tuple(y), weight) for X, y, weight in memory.waiting]
+    if share is not None:
+        *others, rows = share
+        if rows is not None:
+            X, targets, weight = rows
+            rows = X, tuple(targets), weight
+        state["_share"] = (*others, rows)
     return state
 
 
 def restore(state):
     """Attributes of a classifier from a state, also of an older version."""
-    state = {"logit_adjustment": "auto", "max_bytes": None, "checkpoint": None} | state
+    later = {"max_bytes": None, "checkpoint": None, "part": None}
+    state = {"logit_adjustment": "auto"} | later | state
     if "bucket_table_" not in state:
         return state
     n_buckets, n_iter = state["n_buckets_"], state.pop("n_iter_")
@@ -68,5 +75,12 @@ def restore(state):
             for X, y, weight in of_memory["waiting"] or []
         ]
         memory = Memory(n_iter, **of_memory)
+    share = state.pop("_share", None)
+    if share is not None:
+        *others, rows = share
+        if rows is not None:
+            X, targets, weight = rows
+            rows = X, Targets(*targets), weight
+        share = Share(*others, rows)
     model = Model(**of_model, scorer=scorer)
-    return state | {"_fitted": Fit(model, memory, class_weights, n_iter)}
+    return state | {"_fitted": Fit(model, memory, class_weights, n_iter, share)}

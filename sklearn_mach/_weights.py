@@ -53,8 +53,8 @@ class Float32(NamedTuple):
         return logits(X, *self)
 
     def columns(self, places):
-        """The weights of these columns."""
-        return Float32(self.weights[:, places], self.intercepts[places])
+        """The weights of these columns, in C order as kernels are fast."""
+        return Float32(self.weights.take(places, axis=1), self.intercepts[places])
 
     @classmethod
     def concatenate(cls, storages):

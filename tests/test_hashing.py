@@ -275,6 +275,21 @@ def test_threads_change_no_bucket(monkeypatch):
     np.testing.assert_array_equal(table, tables[0])
 
 
+def test_no_column_is_clustered_that_is_not_asked_for():
+    made = []
+
+    def sketch(seed):
+        made.append(seed)
+        return np.random.default_rng(seed).standard_normal((500, 6))
+
+    options = 500, 8, range(20), "clustered", None, sketch
+    whole = draw_table(*options)
+    made.clear()
+    part = draw_table(*options, columns=[0, 6, 7, 8, 15])
+    np.testing.assert_array_equal(part, whole[:, [0, 6, 7, 8, 15]])
+    assert made == [7, 15]
+
+
 @pytest.mark.parametrize("n_jobs", [1, 3])
 def test_one_sketch_is_held_at_a_time(monkeypatch, n_jobs):
     monkeypatch.setattr(_hashing, "_WORTH_THREADS", 0)
