@@ -17,6 +17,7 @@ from sklearn.utils import gen_batches
 from sklearn.utils.parallel import Parallel, delayed
 
 from ._compat import njit, one_blas_thread, read_only
+from ._targets import check_n_classes
 
 _PRIME = (1 << 61) - 1  # a Mersenne prime, so that remainders need no division
 _N_REDRAWS = 100
@@ -47,6 +48,7 @@ def draw_table(
         that cluster
     n_jobs : threads that cluster similar classes; they change no bucket
     """
+    check_n_classes(n_classes)
     dtype = np.min_scalar_type(n_buckets - 1)
     table = np.empty((n_classes, len(seeds)), dtype)
     n_start = 0 if start is None else start.shape[1]
@@ -114,7 +116,9 @@ def collision_chance(table, n_buckets, hashing):
 
 def split_groups(group, column, n_buckets):
     """Number the distinct pairs (group, bucket): shape (K,), and their count."""
-    values, group = np.unique(group * n_buckets + column, return_inverse=True)
+    # of uint64 and int64 NumPy makes floats
+    pair = group * n_buckets + column.astype(np.int64, copy=False)
+    values, group = np.unique(pair, return_inverse=True)
     return group, values.size
 
 
