@@ -263,7 +263,7 @@ def offset_array(offset, merge):
 
 def _tiles(K):
     """First classes, and those behind the last, of the tiles of K classes."""
-    return [(first, min(first + _TILE, K)) for first in range(0, K, _TILE)]
+    return ((first, min(first + _TILE, K)) for first in range(0, K, _TILE))
 
 
 def _blocks(scores, table, merge, offset, n_rows=ROWS):

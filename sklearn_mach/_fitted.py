@@ -65,6 +65,9 @@ class Fitted:
     def predict_topk(self, X, k=5, return_scores=False):
         """Predict the k best classes of each row without scoring them all at once.
 
+        Memory is that of the lists and a bound, whatever `k` and the number of classes:
+        the :ref:`user_guide` has both.
+
         Parameters
         ----------
         X : {array-like, sparse matrix} of shape (n_samples, n_features)

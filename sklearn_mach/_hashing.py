@@ -8,7 +8,7 @@ added to a table.  `FAMILIES` are the ways to draw a column; see Carter and Wegm
 """
 
 from collections.abc import Callable
-from itertools import chain
+from itertools import chain, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +18,11 @@ from sklearn.utils.parallel import Parallel, delayed
 
 from ._compat import njit, one_blas_thread, read_only
 from ._spool import Spool, read_ahead
+from ._targets import check_n_classes
 
 _PRIME = (1 << 61) - 1  # a Mersenne prime, so that remainders need no division
 _N_REDRAWS = 100
-_SKETCH_BYTES = 192  # of a class while it is clustered, beside two copies of its sketch
+_SKETCH_BYTES = 96  # of a class while it is clustered, beside its sketch
 _WORTH_THREADS = 50_000  # classes: below, clustering in threads takes longer
 _N_SPLIT_STEPS = 6  # of 2-means, at most
 
@@ -44,11 +45,13 @@ def draw_table(
     seeds : one for each repetition
     hashing : a name in `FAMILIES`
     start : array of shape (K, R0), the first columns, drawn before; or None
-    sketch : from a seed to an array (K, m) whose rows are near each other where classes
-        are similar, such as `sketch_classes`; for families that cluster
+    sketch : from a seed to a new array (K, m), which is used up, whose rows are near
+        each other where classes are similar, such as `sketch_classes`; for families
+        that cluster
     n_jobs : threads that cluster similar classes; they change no bucket
     columns : numbers of the columns to give, None for all; no others are clustered
     """
+    check_n_classes(n_classes)
     dtype = np.min_scalar_type(n_buckets - 1)
     table = np.empty((n_classes, len(seeds)), dtype)
     n_start = 0 if start is None else start.shape[1]
@@ -70,6 +73,7 @@ def draw_table(
         table[:, r] = column
         if n_groups < n_classes:
             group, n_groups = split_groups(group, column, n_buckets)
+    del group, column  # much memory, and sketches take more
     if n_groups < n_classes:
         raise ValueError(
             f"hashing={hashing!r} left {n_classes - n_groups} of {n_classes} classes "
@@ -116,7 +120,9 @@ def collision_chance(table, n_buckets, hashing):
 
 def split_groups(group, column, n_buckets):
     """Number the distinct pairs (group, bucket): shape (K,), and their count."""
-    values, group = np.unique(group * n_buckets + column, return_inverse=True)
+    # of uint64 and int64 NumPy makes floats
+    pair = group * n_buckets + column.astype(np.int64, copy=False)
+    values, group = np.unique(pair, return_inverse=True)
     return group, values.size
 
 
@@ -142,7 +148,7 @@ def _sketch_size(n_classes):
 
 def sketch_bytes(n_classes):
     """Bytes of memory that clustering the classes of a repetition takes at most."""
-    return n_classes * (2 * 4 * _sketch_size(n_classes) + _SKETCH_BYTES)
+    return n_classes * (4 * _sketch_size(n_classes) + _SKETCH_BYTES)
 
 
 def sketch_classes(X, targets, weight, n_classes, seed):
@@ -176,7 +182,7 @@ def sketch_classes(X, targets, weight, n_classes, seed):
             part = targets.take(rows)
             moved = (X[rows] @ projection) * weight[rows, None]
             np.add.at(sketch, part.classes, moved[part.rows()])
-    for classes in gen_batches(n_classes, 65536):  # whose masks take little memory
+    for classes in gen_batches(n_classes, 1024):  # whose masks take little memory
         rows = sketch[classes]
         np.nan_to_num(rows, copy=False)  # rows of a base that accepts missing values
         length = np.sqrt(np.einsum("kj,kj->k", rows, rows))
@@ -205,12 +211,13 @@ def _clustered(sketch, n_buckets, rng, n_jobs):
     """Buckets (K,) of similar classes, with sizes that differ by at most one.
 
     Balanced spherical 2-means from the top down, as Parabel's label trees (Prabhu et
-    al., 2018, section 3).
+    al., 2018, section 3).  The rows of the sketch are sorted on the way, in place: the
+    classes of a part lie together, and no part is copied.
     """
     n_classes = sketch.shape[0]
     sizes = np.full(n_buckets, n_classes // n_buckets)
     sizes[: n_classes % n_buckets] += 1
-    column = np.empty(n_classes, np.int64)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
     if n_classes < _WORTH_THREADS:
         n_jobs = 1
     # All draws before the threads: two classes of each range of buckets to be split.
@@ -218,42 +225,45 @@ def _clustered(sketch, n_buckets, rng, n_jobs):
     while todo:
         low, high = todo.pop()
         if high - low > 1:
-            n_members = sizes[low:high].sum()
+            n_members = starts[high] - starts[low]
             draws[low, high] = rng.choice(n_members, 2, replace=False)
             middle = (low + high) // 2
             todo += [(low, middle), (middle, high)]
 
-    def split(members, low, high):
-        middle = (low + high) // 2
-        order = _halves(sketch, members, draws[low, high], sizes[low:middle].sum())
-        return zip(order, [(low, middle), (middle, high)], strict=True)
+    members = np.arange(n_classes, dtype=np.min_scalar_type(n_classes))
 
-    parts = [(np.arange(n_classes), (0, n_buckets))]
+    def split(low, high):
+        middle, part = (low + high) // 2, slice(starts[low], starts[high])
+        n_left = starts[middle] - starts[low]
+        order = _halves(sketch[part], draws[low, high], n_left)
+        _sort(sketch[part], members[part], order, np.empty_like(sketch[0]))
+        return (low, middle), (middle, high)
+
+    parts = [(0, n_buckets)]
     while parts:
         halves = Parallel(n_jobs=n_jobs, require="sharedmem")(
-            delayed(split)(members, *buckets) for members, buckets in parts
+            delayed(split)(low, high) for low, high in parts
         )
-        parts = []
-        for members, (low, high) in chain.from_iterable(halves):
-            if high - low > 1:
-                parts.append((members, (low, high)))
-            else:
-                column[members] = low
+        halves = chain.from_iterable(halves)
+        parts = [(low, high) for low, high in halves if high - low > 1]
+    column = np.empty(n_classes, np.min_scalar_type(n_buckets - 1))
+    for bucket, (start, stop) in enumerate(pairwise(starts)):
+        column[members[start:stop]] = bucket
     return column
 
 
-def _halves(sketch, members, drawn, n_left):
-    """Two arrays of the members (m,) of a part, n_left and the others, by 2-means.
+def _halves(rows, drawn, n_left):
+    """The rows (m, .) in an order (m,) by 2-means: first n_left, then the others.
 
-    It starts from two members whose places are drawn.
+    It starts from two rows whose places are drawn.
     """
-    rows = sketch if members.size == sketch.shape[0] else sketch[members]
     first, second = drawn
     direction = rows[first] - rows[second]
     total = rows.sum(axis=0)
     for _ in range(_N_SPLIT_STEPS):
-        order = np.argpartition(-(rows @ direction), n_left - 1)
-        in_left = np.zeros(members.size, np.float32)
+        product = rows @ direction
+        order = np.argpartition(np.negative(product, out=product), n_left - 1)
+        in_left = np.zeros(order.size, np.float32)
         in_left[order[:n_left]] = 1
         left = in_left @ rows
         left, right = (
@@ -263,7 +273,30 @@ def _halves(sketch, members, drawn, n_left):
         if np.array_equal(direction, left - right):
             break
         direction = left - right
-    return members[order[:n_left]], members[order[n_left:]]
+    return order
+
+
+@njit
+def _sort(rows, members, order, row):
+    """Bring rows (m, .) and members (m,) to an order (m,), in place, by its cycles.
+
+    The order is lost; row (.,): space.
+    """
+    for first in range(order.shape[0]):
+        if order[first] < 0:  # in place already
+            continue
+        row[:] = rows[first]
+        member = members[first]
+        place = first
+        while order[place] != first:
+            source = order[place]
+            rows[place] = rows[source]
+            members[place] = members[source]
+            order[place] = -1
+            place = source
+        rows[place] = row
+        members[place] = member
+        order[place] = -1
 
 
 def _universal(n_buckets, group, n_groups, r, rng):

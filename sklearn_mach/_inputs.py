@@ -9,7 +9,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, validate_data
 
 from ._compat import _check_sample_weight
-from ._targets import Targets
+from ._targets import Targets, check_n_classes
 
 _PLAIN_VALUES = 100_000  # values of X that are checked in the short way
 _CHECKED_VALUES = 1 << 20  # of a float16 X, checked at a time
@@ -216,6 +216,7 @@ def indicator(y):
             "shape (n_samples, n_classes) with at least two columns, for one label a "
             "row an array of shape (n_samples,)."
         )
+    check_n_classes(shape[1])
     if not sp.issparse(y):
         y = np.asarray(y)
         y = y.astype(np.float64) if y.dtype == object and _are_numbers(y) else y
@@ -367,6 +368,7 @@ def encode(y, name="y"):
             f"{name} mixes labels that cannot be sorted, such as numbers, strings and "
             "missing values. Use labels of one type."
         ) from error
+    check_n_classes(classes.size)
     return classes, codes.astype(np.int32)
 
 

@@ -69,7 +69,8 @@ def parts_of(X):
         return X.data, X.indices, X.indptr
     n, d = X.shape
     indices = np.tile(np.arange(d, dtype=np.int32), n)
-    return X.ravel(), indices, np.arange(n + 1, dtype=np.int32) * np.int32(d)
+    kind = sp.get_index_dtype(maxval=n * d)  # int32, for which kernels are compiled
+    return X.ravel(), indices, np.arange(n + 1, dtype=kind) * kind(d)
 
 
 def logits(X, W, b):

@@ -29,7 +29,8 @@ from ._topk import Prepared
 
 _CHUNK_BYTES = 1 << 26  # bucket scores made at a time, for all threads together
 _CALIBRATION_SCORES = 20_000_000  # of classes, that the calibration may look at
-_CALIBRATION_CHUNK = 4_000_000  # and how many are held at a time
+_CALIBRATION_CHUNK = 4_000_000  # and how many a thread holds, or 32 rows of them
+_CALIBRATION_HELD = 1 << 28  # and all threads together, or one thread 32 rows
 _COPIED_BYTES = 1 << 24  # of rows of a dense X, copied at a time to be looked at
 _FEW_SCORES = 1 << 18  # of several classes a row, made log odds at a time
 _N_LIKELY = 16  # classes among which those that are likely are looked for first
@@ -156,7 +157,8 @@ class Model:
 
         n_rows = min(max(_CALIBRATION_SCORES // self.n_classes, 500), targets.n_rows)
         size = max(_CALIBRATION_CHUNK // self.n_classes, 32)
-        summaries = Parallel(n_jobs=how.n_threads, require="sharedmem")(
+        n_threads = min(how.n_threads, _CALIBRATION_HELD // (size * self.n_classes))
+        summaries = Parallel(n_jobs=max(n_threads, 1), require="sharedmem")(
             delayed(look_at)(rows) for rows in gen_batches(n_rows, size)
         )
         start = digits(self.n_classes, self.n_buckets)
@@ -204,16 +206,20 @@ class Model:
         scorer, scale, options = self._bound(how)
         searches = scorer.searches(k, options["merge"])
 
-        def best(X, _):
+        classes = np.empty((X.shape[0], k), np.int64)
+        merged = np.empty(classes.shape, np.float32)
+
+        def find(X, rows):
             if searches:
-                return scorer.topk(X, k, *scale, **options)
-            scores, prepared = scorer.bucket_scores(X, *scale), self._prepared
-            return decode_topk(scores, self.table, k, prepared=prepared, **options)
+                best = scorer.topk(X, k, *scale, **options)
+            else:
+                scores, prepared = scorer.bucket_scores(X, *scale), self._prepared
+                best = decode_topk(scores, self.table, k, prepared=prepared, **options)
+            classes[rows], merged[rows] = best  # long lists are not held twice
 
         # a device that searches is busy with one chunk
-        n_threads = 1 if searches else how.n_threads
-        classes, scores = _join(self._map_chunks(best, X, n_threads))
-        return classes, self._finished(scores, how)
+        self._map_chunks(find, X, 1 if searches else how.n_threads)
+        return classes, self._finished(merged, how)
 
     def _finished(self, scores, how):
         """Merged scores as they are given: in place, log odds of several classes."""

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 
 from . import _dense
@@ -399,7 +400,7 @@ def _train_and_held(targets, weight, visits, n_held, options, seed):
                 f"validation_fraction={fraction} of {n_samples} rows leaves none to "
                 "train on."
             )
-    rows = np.arange(weight.size, dtype=np.int32)
+    rows = np.arange(weight.size, dtype=sp.get_index_dtype(maxval=weight.size))
     if visits is not None:
         rows = rows[visits > 0]
     held = rows[:0]

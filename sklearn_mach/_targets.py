@@ -7,6 +7,17 @@ import scipy.sparse as sp
 
 from ._compat import njit, read_only
 
+_END = 2**31  # of the numbers of classes, which are int32
+
+
+def check_n_classes(n_classes):
+    """Refuse more classes than there are numbers for them."""
+    if n_classes >= _END:
+        raise ValueError(
+            f"There are {n_classes} classes, and at most 2**31 - 1 = {_END - 1} can be "
+            "numbered. Merge classes, or train a model for each part of them."
+        )
+
 
 class Targets(NamedTuple):
     """The classes of row i are ``classes[starts[i]:starts[i + 1]]``, all distinct.

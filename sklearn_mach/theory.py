@@ -218,7 +218,8 @@ def estimate_variance(proba, n_buckets, n_repetitions):
         raise ValueError(f"Each row of proba must sum to one; one sums to {worst}.")
     squares = proba**2
     others = squares.sum(axis=-1, keepdims=True) - squares
-    return np.multiply.outer(1 / (n_repetitions * (n_buckets - 1)), others)
+    # floats, whose product does not wrap around
+    return np.multiply.outer(1 / (n_repetitions * (n_buckets - 1.0)), others)
 
 
 def model_bytes(n_features, n_repetitions, n_buckets):

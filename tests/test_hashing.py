@@ -241,7 +241,7 @@ def test_clustered_columns_put_similar_classes_together():
     rng = np.random.default_rng(0)
     cluster = rng.permutation(48) % 8
     directions = np.eye(8)[cluster] + 0.1 * rng.standard_normal((48, 8))
-    table = draw_table(48, 8, range(12), "clustered", None, lambda _: directions)
+    table = draw_table(48, 8, range(12), "clustered", None, lambda _: directions.copy())
     balanced = draw_table(48, 8, range(12))
     alike = (cluster[:, None] == cluster) & ~np.eye(48, dtype=bool)
     for r, column in enumerate(table.T):
@@ -313,9 +313,9 @@ def test_clustering_takes_no_more_memory_than_is_said(monkeypatch, n_jobs):
     X = sp.csr_matrix((rng.random(n_classes), (y, y % 50)), shape=(n_classes, 50))
     weight = np.ones(n_classes, np.float32)
     targets = Targets.of(y)
-    sketch_classes(X, targets, weight, n_classes, 0)  # compiles
     given = n_classes, 64, range(8), "clustered", None
     sketch = partial(sketch_classes, X, targets, weight, n_classes)
+    draw_table(*given, sketch)  # compiles
     peak = peak_of(draw_table, *given, sketch, n_jobs=n_jobs)[1]
     assert peak < sketch_bytes(n_classes)
 
@@ -323,19 +323,23 @@ def test_clustering_takes_no_more_memory_than_is_said(monkeypatch, n_jobs):
 def test_ten_million_classes_are_clustered_in_a_few_gigabytes():
     sizes = [sketch_bytes(n) for n in (1_000, 10**6, 10**7)]
     assert sizes == sorted(sizes)
-    assert sizes[1] > 2 * 4 * 128 * 10**6  # with all 128 dimensions
-    assert sizes[2] < 5e9
+    assert sizes[1] > 4 * 128 * 10**6  # with all 128 dimensions
+    assert sizes[2] < 3e9
 
 
 def test_clustered_columns_wait_until_all_classes_are_separated():
     equal = np.ones((32, 4))  # of no use to tell classes apart
-    table = draw_table(32, 2, range(5), "clustered", None, lambda _: equal)
+    table = draw_table(32, 2, range(5), "clustered", None, lambda _: equal.copy())
     assert n_codes(table) == 32
 
 
 def test_classes_that_look_the_same_or_are_absent_still_get_buckets():
     for sketch in (np.zeros((20, 4)), np.ones((20, 4))):
-        table = draw_table(20, 4, range(8), "clustered", None, lambda _, s=sketch: s)
+
+        def sketch_of(_, sketch=sketch):
+            return sketch.copy()
+
+        table = draw_table(20, 4, range(8), "clustered", None, sketch_of)
         for column in table.T:
             np.testing.assert_array_equal(np.bincount(column), 5)
 
