@@ -19,6 +19,7 @@ from ._compat import one_blas_thread
 from ._progress import SilentTask, report_epoch
 from ._rows import rows_of
 from ._sgd import Pass, integers_to_float
+from ._tasks import run_tasks
 
 _DENSE_COLUMNS = 512  # of W, trained together on a dense X
 
@@ -58,10 +59,9 @@ def train_all(X, targets, table, W, b, first, zero, settings, n_jobs, task=Silen
         columns.append(Columns(W, b, lo, hi, zero, part, halt, n_threads))
     with one_blas_thread():
         try:
-            results = Parallel(n_jobs=n_jobs, prefer="threads")(
-                delayed(_train_task)(task(r[0]), X, targets, table[:, r], c, settings)
-                for r, c in zip(blocks, columns, strict=True)
-            )
+            shared = X, targets, table, settings
+            tasks = [(task(r[0]), r, c) for r, c in zip(blocks, columns, strict=True)]
+            results = run_tasks(_train_task, shared, tasks, n_jobs)
         except BaseException:  # joblib leaves threads behind that would write on
             halt[0] = True
             for c in columns:
@@ -137,7 +137,9 @@ class Columns:
         return None if self.in_place else (self.W, self.b)
 
 
-def _train_task(task, X, targets, table, columns, settings):
+def _train_task(shared, task, repetitions, columns):
+    X, targets, table, settings = shared
+    table = table[:, repetitions]
     with columns.in_use:
         _check(columns.halt)
         with task.running():
