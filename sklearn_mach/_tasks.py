@@ -32,6 +32,8 @@ def run_tasks(function, shared, tasks, n_jobs):
         return Parallel(n_jobs=n_jobs, prefer="threads")(
             delayed(function)(shared, *task) for task in tasks
         )
+    if effective_n_jobs(n_jobs) == 1:  # as joblib does it, in this process
+        return [function(shared, *task) for task in tasks]
     name = type(backend).__name__  # of modules that need not be there
     if name == "RayBackend":
         return _run_on_ray(backend, function, shared, tasks, n_jobs)
@@ -65,6 +67,8 @@ def run_tasks(function, shared, tasks, n_jobs):
 
 def _run(shared, function, i, task):
     """In a worker: the number of a task and what the function returns."""
+    if hasattr(shared, "result"):  # of Dask, in this process if one worker is left
+        shared = shared.result()
     with one_blas_thread():  # on whose threads sums depend
         return i, function(shared, *task)
 
