@@ -10,13 +10,14 @@ fits take turns, and each figure is the median of the runs.
 
 Bytes are, of Dask, those that the loopback device has carried: from this process to the
 scheduler, from there to a worker, and from a worker to the next. Of Ray, they are what
-its store of the node holds at most, in memory that all its workers map: the rows once
-and the results. ``rows`` says how many times the bytes of X that is.
+its store of the node, in /dev/shm, holds at most: the rows once, in memory that all its
+workers map, and the results. ``rows`` says how many times the bytes of X that is.
 """
 
 import argparse
 import os
 import platform
+import shutil
 import threading
 import time
 from contextlib import contextmanager
@@ -55,12 +56,15 @@ def ray_workers(n_workers):
     ray.init(num_cpus=n_workers, include_dashboard=False, log_to_driver=False)
     register_ray()
     most, stopped = [0], threading.Event()
-    key = "object_store_memory"
+
+    def used():
+        return shutil.disk_usage("/dev/shm").used
+
+    before = used()
 
     def watch():
         while not stopped.wait(0.05):
-            free = ray.available_resources().get(key, 0)
-            most[0] = max(most[0], ray.cluster_resources()[key] - free)
+            most[0] = max(most[0], used() - before)
 
     watching = threading.Thread(target=watch)
     watching.start()
@@ -93,6 +97,7 @@ def main():
     parser.add_argument("--files", type=int, help="of the library; all by default")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--epochs", type=int, default="auto")
     parser.add_argument("--base", action="store_true", help="SGDClassifier as a base")
     options = parser.parse_args()
     tokens = load_python_tokens(n_files=options.files)
@@ -100,6 +105,7 @@ def main():
     n_bytes = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
     base = SGDClassifier(loss="log_loss", max_iter=5, tol=None)
     model = MACHClassifier(base if options.base else None, random_state=0)
+    model.set_params(max_iter=options.epochs)
     if options.base:
         model.set_params(n_repetitions=8, n_buckets=16)
     engine = {"dask": "distributed", "ray": "ray"}[options.engine]

@@ -3,7 +3,6 @@
 import os
 import signal
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import joblib
@@ -12,7 +11,7 @@ import pytest
 import scipy.sparse as sp
 from learners import learner, problem
 from numpy.testing import assert_array_equal
-from sklearn.base import BaseEstimator
+from sklearn.base import clone
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
@@ -210,3 +209,94 @@ def test_processes_of_loky_may_be_killed(tmp_path):
         found = train(killer(tmp_path / "killed"), 2)
     for one, other in zip(expected, found, strict=True):
         assert_array_equal(one, other)
+
+
+class Counted:
+    """An array that writes down which process pickles and unpickles it."""
+
+    def __init__(self, array, log):
+        self.array, self.log = array, str(log)
+
+    def __getstate__(self):
+        note(self.log, "pickled")
+        return self.__dict__
+
+    def __setstate__(self, state):
+        self.__dict__ |= state
+        note(self.log, "unpickled")
+
+
+def note(log, what):
+    with open(log, "a") as file:
+        file.write(f"{what} {os.getpid()}\n")
+
+
+def use(shared, i):
+    """What a task found: its process, a sum, and whether it might write."""
+    array = shared[0].array
+    return os.getpid(), i + array.sum(), array.flags.writeable
+
+
+def test_rows_are_sent_once_a_worker(engine, tmp_path):
+    log = tmp_path / "log"
+    array, n_tasks = np.arange(200_000.0), 8
+    with joblib.parallel_config(engine, n_jobs=-1):
+        shared = Counted(array, log), "and other things"
+        found = _tasks.run_tasks(use, shared, [(i,) for i in range(n_tasks)], None)
+    pids, sums, writeable = zip(*found, strict=True)
+    assert_array_equal(sums, array.sum() + np.arange(n_tasks))
+    assert os.getpid() not in pids
+    lines = [line.split() for line in log.read_text().splitlines()]
+    here = [what for what, pid in lines if int(pid) == os.getpid()]
+    there = [pid for what, pid in lines if what == "unpickled"]
+    if engine == "dask":
+        assert len(there) == len(set(there)) == 2  # a worker has it only once
+        assert here.count("pickled") == 1
+    else:  # in memory that the node's workers map, and therefore read-only
+        assert here == ["pickled"]
+        assert not any(writeable)
+
+
+class FailingNB(GaussianNB):
+    def fit(self, X, y, sample_weight=None):
+        raise ValueError("This classifier fails.")
+
+
+class FailingTask(SilentTask):
+    def begin_epoch(self):
+        raise ValueError("This block fails.")
+
+
+def test_errors_of_tasks_are_raised_as_they_are(engine):
+    X, y = rows(n=100)
+    model = MACHClassifier(FailingNB(), n_repetitions=4, n_buckets=8)
+    with joblib.parallel_config(engine, n_jobs=-1):
+        with pytest.raises(ValueError, match="^This classifier fails.$"):
+            model.fit(X, y)
+        with pytest.raises(ValueError, match="^This block fails.$"):
+            train(FailingTask, None)
+
+
+def test_a_search_sends_whole_fits(engine):
+    X, y = rows(n=300)
+    sizes = dict(n_repetitions=3, random_state=0)
+    search = GridSearchCV(MACHClassifier(**sizes), {"n_buckets": [4, 8]}, cv=2)
+    expected = clone(search).fit(X, y)
+    with joblib.parallel_config(engine, n_jobs=-1):
+        search.fit(X, y)
+    for name in ("split0_test_score", "split1_test_score"):
+        assert_array_equal(search.cv_results_[name], expected.cv_results_[name])
+    assert_same_bits(search.best_estimator_, expected.best_estimator_)
+
+
+def test_weights_go_with_the_rows_and_blocks_go_on(engine):
+    X, y = rows()
+    X, weight = sp.csr_matrix(X), 1.0 + np.arange(len(y)) % 3
+    local = MACHClassifier(n_repetitions=4, n_buckets=8, random_state=0)
+    there = clone(local)
+    for part in (slice(0, 600), slice(600, None)):
+        block = dict(classes=np.arange(20), sample_weight=weight[part])
+        local.partial_fit(X[part], y[part], **block)
+        with joblib.parallel_config(engine, n_jobs=-1):
+            there.partial_fit(X[part], y[part], **block)
+    assert_same_bits(local, there)
