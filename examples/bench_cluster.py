@@ -43,7 +43,7 @@ def dask_workers(n_workers):
         return psutil.net_io_counters(pernic=True)["lo"].bytes_sent
 
     sizes = dict(n_workers=n_workers, threads_per_worker=1, processes=True)
-    with LocalCluster(**sizes, dashboard_address=None) as cluster, Client(cluster):
+    with LocalCluster(**sizes, dashboard_address=":0") as cluster, Client(cluster):
         yield sent
 
 
@@ -97,7 +97,9 @@ def main():
     parser.add_argument("--files", type=int, help="of the library; all by default")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--epochs", type=int, default="auto")
+    parser.add_argument(
+        "--epochs", type=int, help="of a fit; by default its own number"
+    )
     parser.add_argument("--base", action="store_true", help="SGDClassifier as a base")
     options = parser.parse_args()
     tokens = load_python_tokens(n_files=options.files)
@@ -105,7 +107,7 @@ def main():
     n_bytes = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
     base = SGDClassifier(loss="log_loss", max_iter=5, tol=None)
     model = MACHClassifier(base if options.base else None, random_state=0)
-    model.set_params(max_iter=options.epochs)
+    model.set_params(max_iter=options.epochs or "auto")
     if options.base:
         model.set_params(n_repetitions=8, n_buckets=16)
     engine = {"dask": "distributed", "ray": "ray"}[options.engine]
