@@ -1,6 +1,7 @@
 """Fits on real clusters of this machine: Dask, Ray, and joblib's own processes."""
 
 import os
+import pickle
 import signal
 import sys
 from pathlib import Path
@@ -9,14 +10,14 @@ import joblib
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from learners import learner, problem
+from learners import learner, needs_compilation, problem
 from numpy.testing import assert_array_equal
 from sklearn.base import clone
 from sklearn.linear_model import SGDClassifier
 from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 
-from sklearn_mach import MACHClassifier, _steps, _tasks, _training
+from sklearn_mach import MACHClassifier, _sgd, _steps, _tasks, _training
 from sklearn_mach._progress import SilentTask
 from sklearn_mach._targets import Targets
 
@@ -300,3 +301,37 @@ def test_weights_go_with_the_rows_and_blocks_go_on(engine):
         with joblib.parallel_config(engine, n_jobs=-1):
             there.partial_fit(X[part], y[part], **block)
     assert_same_bits(local, there)
+
+
+@needs_compilation
+@pytest.mark.parametrize("kind", ["float32", "16 bits", "dense"])
+def test_rows_that_are_read_only_compile_nothing_anew(kind, request):
+    if kind == "16 bits":
+        request.getfixturevalue("sixteen_bits")
+    X, y, weight, table = problem()
+    X = X if kind == "dense" else sp.csr_matrix(X)
+    options = learner(table, max_iter=2, batch_size=4, learning_rate="auto").get_params(
+        deep=False
+    )
+    targets = Targets.of(y.astype(np.int32))
+    settings, _ = _steps.make_settings(X, targets, weight, options, 0, n_columns=9)
+    assert (settings.unit is not None) == (kind == "16 bits")
+    shared, found, compiled = (X, targets, table.astype(np.uint8), settings), [], []
+    for given in (shared, frozen(shared)):
+        W, b = np.zeros((7, 9), np.float32), np.zeros(9, np.float32)
+        columns = _training.Columns(W, b, 0, 9, True)
+        _training._train_task(given, SilentTask(), np.arange(3), columns)
+        found.append((W, b))
+        kernels = [k for k in vars(_sgd).values() if hasattr(k, "signatures")]
+        compiled.append([len(kernel.signatures) for kernel in kernels])
+    assert compiled[0] == compiled[1]
+    assert sum(compiled[0]) > 0
+    for one, other in zip(*found, strict=True):
+        assert_array_equal(one, other)
+
+
+def frozen(shared):
+    """As a worker of Ray gets it: arrays in memory that cannot be written."""
+    buffers = []
+    content = pickle.dumps(shared, protocol=5, buffer_callback=buffers.append)
+    return pickle.loads(content, buffers=[bytes(each.raw()) for each in buffers])
