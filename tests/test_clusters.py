@@ -36,7 +36,8 @@ def needs(module):
 
 
 @pytest.fixture(scope="module")
-def dask_client():
+def dask_workers():
+    """A client of them."""
     needs("distributed")
     from dask.distributed import Client, LocalCluster
 
@@ -69,11 +70,10 @@ def ray_workers():
 @pytest.fixture(params=["dask", "ray"])
 def engine(request):
     """The name of joblib's backend, of two workers that are there."""
-    request.getfixturevalue(f"{request.param}_{FIXTURES[request.param]}")
+    workers = request.getfixturevalue(f"{request.param}_workers")
+    if request.param == "dask":  # those that a test has killed are started again
+        workers.wait_for_workers(2)
     return request.param
-
-
-FIXTURES = {"dask": "client", "ray": "workers"}
 
 
 def parts_of(model):
@@ -121,7 +121,7 @@ def test_a_fit_has_the_bits_of_a_local_one(engine, base, sparse, several):
 class Killer(SilentTask):
     """Kills processes in the second epoch of the block that begins with repetition 0.
 
-    The first time only, of which the file is the mark; pids: which, or its own alone.
+    The first time only, of which the file is the mark; pids: which, beside its own.
     """
 
     def __init__(self, mark, pids, first):
@@ -138,8 +138,9 @@ def kill_once(mark, pids=None):
         Path(mark).touch(exist_ok=False)
     except FileExistsError:
         return
-    for pid in [os.getpid()] if pids is None else pids:
+    for pid in {*(pids or ())} - {os.getpid()}:
         os.kill(pid, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class KillingNB(GaussianNB):
@@ -193,10 +194,10 @@ def test_base_classifiers_survive_a_killed_worker(engine, tmp_path):
     assert_same_bits(local, there)
 
 
-def test_all_workers_of_dask_may_be_killed(dask_client, tmp_path):
+def test_all_workers_of_dask_may_be_killed(dask_workers, tmp_path):
     expected = train(SilentTask, 1)
-    dask_client.wait_for_workers(2)
-    pids = list(dask_client.run(os.getpid).values())
+    dask_workers.wait_for_workers(2)
+    pids = list(dask_workers.run(os.getpid).values())
     with joblib.parallel_config("dask"), pytest.warns(UserWarning, match="lost") as w:
         found = train(killer(tmp_path / "killed", pids), None)
     assert "trained again" in str(w[0].message)
