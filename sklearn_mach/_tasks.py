@@ -78,6 +78,7 @@ def _scattered(client, shared):
 
     joblib itself scatters large arguments, but to a single worker, with which they are
     lost.  While any has a copy, Dask does the tasks of a lost worker again elsewhere.
+    Its memory manager may drop copies that no waiting task needs: then we send again.
     """
     # In a list, as of a tuple each part would be scattered.  The key is random: a hash
     # reads all rows, and cancels what is scattered twice at a time (distributed #3703).

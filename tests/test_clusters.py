@@ -175,6 +175,8 @@ def killer(mark, pids=None):
     return lambda first: Killer(mark, pids, first)
 
 
+# Dask's memory manager may have dropped the copy of the rows on the other worker.
+@pytest.mark.filterwarnings("ignore:DaskDistributedBackend lost a worker:UserWarning")
 def test_the_built_in_learner_survives_a_killed_worker(engine, tmp_path):
     expected = train(SilentTask, 1)
     with joblib.parallel_config(engine, n_jobs=-1):
@@ -184,6 +186,8 @@ def test_the_built_in_learner_survives_a_killed_worker(engine, tmp_path):
         assert_array_equal(one, other)
 
 
+# Dask's memory manager may have dropped the copy of the rows on the other worker.
+@pytest.mark.filterwarnings("ignore:DaskDistributedBackend lost a worker:UserWarning")
 def test_base_classifiers_survive_a_killed_worker(engine, tmp_path):
     X, y = rows()
     sizes = dict(n_repetitions=5, n_buckets=8, random_state=0)
