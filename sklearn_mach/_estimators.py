@@ -26,11 +26,11 @@ from sklearn.utils.metadata_routing import (
     MethodMapping,
     process_routing,
 )
-from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import has_fit_parameter
 
 from ._compat import _routing_enabled, _set_random_states, one_blas_thread
 from ._planning import Trained
+from ._tasks import run_tasks
 
 # The share of every bucket probability of a base classifier that is spread evenly over
 # the buckets, so that a probability of zero makes no class impossible.
@@ -248,19 +248,12 @@ class EstimatorLearner:
         n_jobs = self.parameters.n_jobs
         many = effective_n_jobs(n_jobs) > 1
         with one_blas_thread() if many else nullcontext():
-            estimators[first:] = Parallel(n_jobs=n_jobs, prefer="threads")(
-                delayed(_fit_estimator)(
-                    estimators[r],
-                    method,
-                    X,
-                    targets,
-                    plan.table[:, r],
-                    plan.n_buckets,
-                    params,
-                    task("repetition", r),
-                )
+            tasks = [
+                (r, estimators[r], task("repetition", r))
                 for r in range(first, plan.n_repetitions)
-            )
+            ]
+            shared = method, X, targets, plan.table, plan.n_buckets, params
+            estimators[first:] = run_tasks(_fit_estimator, shared, tasks, n_jobs)
         scorer = Estimators(estimators, plan.n_buckets, targets.several)
         return Trained(scorer, max(map(_n_iter, estimators)))
 
@@ -288,8 +281,10 @@ def _n_iter(estimator):
     return 1 if n_iter is None else int(np.max(n_iter))
 
 
-def _fit_estimator(estimator, method, X, targets, buckets, n_buckets, params, task):
-    """Fit the classifier of a repetition on the buckets (n_classes,) of the classes."""
+def _fit_estimator(shared, repetition, estimator, task):
+    """Fit the classifier of a repetition on the buckets of the classes."""
+    method, X, targets, table, n_buckets, params = shared
+    buckets = table[:, repetition]
     labels, classes = buckets[targets.classes], np.unique(buckets)
     if targets.several:
         # by columns: of 8 bits, as trees refuse sparse ones

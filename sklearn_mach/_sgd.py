@@ -68,6 +68,15 @@ class Pass(NamedTuple):
     halt: np.ndarray
     shrink: float = 0.0
 
+    def as_compiled(self):
+        """With what no kernel changes read-only, as it is in some worker processes."""
+        names = (
+            "order", "starts", "classes", "table", "weight", "step", "gain", "past",
+            "slow"
+        )  # fmt: skip
+        arrays = read_only(*(getattr(self, name) for name in names))
+        return self._replace(**dict(zip(names, arrays, strict=True)))
+
 
 @njit(fastmath=ELEMENTWISE)
 def _rows_csr(
@@ -116,6 +125,7 @@ def _rows_csr(
 
 def epoch_csr(X, given):
     """A `Pass` over the rows of a CSR matrix, a step a row."""
+    given = given.as_compiled()
     rate, lo, W, b = given.rate, given.lo, given.W, given.b
     *arrays, W_read = read_only(X.data, X.indices, X.indptr, W)
     z = np.empty_like(b)
@@ -211,11 +221,11 @@ def epoch_int16(X, given, unit, state):
     columns of W from lo on; rates are 0 or 1.  state: 32 random bits, from which those
     follow that steps are rounded by.
     """
-    arrays = read_only(X.data, X.indices, X.indptr)
+    *arrays, unit = read_only(X.data, X.indices, X.indptr, unit)
     z, g = np.empty_like(given.b), np.empty(given.b.size, np.int16)
     given = given._replace(
         gain=4 * given.gain / unit, W=given.W.view(np.int16), lo=2 * given.lo
-    )
+    ).as_compiled()
     _rows_int16(*arrays, *given[:-1], unit, z, g, state)
 
 

@@ -19,6 +19,7 @@ from ._compat import one_blas_thread
 from ._progress import SilentTask, report_epoch
 from ._rows import rows_of
 from ._sgd import Pass, integers_to_float
+from ._tasks import run_tasks
 
 _DENSE_COLUMNS = 512  # of W, trained together on a dense X
 
@@ -51,9 +52,9 @@ def train_all(
     blocks = split_repetitions(X, first, n_repetitions, n_buckets, n_jobs)
     if not blocks:
         return 0
-    where, kept = {"prefer": "threads"}, [None] * len(blocks)
+    kept = [None] * len(blocks)
     if checkpoint is not None:
-        blocks, where = checkpoint.blocks(blocks), {"require": "sharedmem"}
+        blocks = checkpoint.blocks(blocks)
         kept = [checkpoint.part([r], n_buckets, settings) for r in blocks]
     n_parallel = min(effective_n_jobs(n_jobs), len(blocks))
     n_parts = -(-len(blocks) // n_parallel)
@@ -66,12 +67,13 @@ def train_all(
         columns.append(Columns(W, b, lo, hi, zero, part, halt, n_threads))
     with one_blas_thread():
         try:
-            results = Parallel(n_jobs=n_jobs, **where)(
-                delayed(_train_task)(
-                    task(r[0]), X, targets, table[:, r], c, settings, k
-                )
+            shared = X, targets, table, settings
+            tasks = [
+                (task(r[0]), r, c, k)
                 for r, c, k in zip(blocks, columns, kept, strict=True)
-            )
+            ]
+            local = checkpoint is not None
+            results = run_tasks(_train_task, shared, tasks, n_jobs, local)
         except BaseException:  # joblib leaves threads behind that would write on
             halt[0] = True
             for c in columns:
@@ -147,7 +149,9 @@ class Columns:
         return None if self.in_place else (self.W, self.b)
 
 
-def _train_task(task, X, targets, table, columns, settings, kept):
+def _train_task(shared, task, repetitions, columns, kept=None):
+    X, targets, table, settings = shared
+    table = table[:, repetitions]
     with columns.in_use:
         check_halt(columns.halt)
         with task.running():
