@@ -1,9 +1,10 @@
 """`partial_fit`: a model that learns from one block of rows after the other."""
 
+import numpy as np
 from sklearn.utils.metaestimators import available_if
 
 from ._compat import _fit_context, _raise_for_params, unchanged_on_error
-from ._fitting import route, train
+from ._fitting import grow, route, train
 from ._inputs import check_rows, format_of, targets_of_block
 from ._learners import check_continues, checked_learner, has_partial_fit
 from ._planning import Plan, plan_fit
@@ -68,6 +69,9 @@ class Incremental(Portable):
                 known = self.classes_, old.model.several
             X, y = check_rows(self, X, y, in_float32=in_float32, reset=reset)
             classes, targets = targets_of_block(y, classes, *known)
+            if old is not None and classes.size > self.classes_.size:
+                places = np.searchsorted(classes, self.classes_)
+                old = grow(old, places, classes.size, learner, self.hashing)
             rows = X, y, targets, classes
             weight, params = route(
                 self, learner, "partial_fit", rows, sample_weight, fit_params

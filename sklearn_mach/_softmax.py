@@ -62,6 +62,11 @@ class Memory(NamedTuple):
     factor: float | None
     waiting: list
 
+    def renumbered(self, places):
+        """The memory of classes that have the numbers `places` (K,) now."""
+        waiting = [(X, t.renumbered(places), weight) for X, t, weight in self.waiting]
+        return self._replace(waiting=waiting)
+
 
 class SoftmaxLearner:
     """Trains the weights of all repetitions.
@@ -125,6 +130,10 @@ class SoftmaxLearner:
         n_repetitions = np.arange(1, model.n_repetitions_ + 1)
         sizes = n_classes, model.n_features_in_, n_repetitions, n_buckets
         return theory.model_cost(*sizes).mach.n_bytes
+
+    def renumbered(self, memory, places):
+        """The memory of a model whose classes have the numbers `places` (K,) now."""
+        return memory.renumbered(places)
 
     def device(self, X, plan):
         """The device to train on."""
