@@ -26,6 +26,14 @@ class Incremental(Portable):
         the rows and the document frequencies are those of all blocks so far.  The first
         1,000 rows are kept until the trial for the step; until then the factor is 4.
 
+        A label that is not in `classes_` is a new class from its first row on, whatever
+        the weight of the row.  It gets the emptiest buckets that no other class has in
+        all repetitions, and no weight changes but by the steps of the block.  Mix its
+        rows with rows of other classes, as the :ref:`user guide <new-classes>` shows:
+        rows of new classes alone teach that the others no longer occur.  A model with
+        no such buckets left, as one repetition with a bucket for each class is, refuses
+        new labels.
+
         The probabilities, and the logit adjustment if it is "auto", stay those of the
         last `fit` or `calibrate`: call `calibrate` after the last block.  The shares of
         the classes, which a logit adjustment needs, are of all blocks.
@@ -41,10 +49,14 @@ class Incremental(Portable):
         X : {array-like, sparse matrix} of shape (n_samples, n_features)
             A block of training rows, of the types that `fit` takes.
         y : array-like of shape (n_samples,), or an indicator as in `fit`
-            Their labels, of the kind of the first block.
+            Their labels, of the kind of the first block.  New labels must be of a type
+            that sorts with the known ones; the further columns of an indicator are new
+            labels, with and without rows.
         classes : array-like of shape (n_classes,), default=None
             All classes; needed at the first call, unless y is an indicator, whose
-            columns they are.
+            columns they are.  Later it is optional, and says which labels may come: it
+            must hold all of `classes_`, and a label of y that is not in it is refused.
+            Labels in it without a row so far do not join `classes_`.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows, as in `fit`.  They count against the mean weight of all
             blocks so far.
