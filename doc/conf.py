@@ -75,6 +75,7 @@ GALLERY_ORDER = [
     "plot_embeddings.py",
     "plot_any_estimator.py",
     "plot_partial_fit.py",
+    "plot_new_classes.py",
     "plot_inspect.py",
 ]
 

@@ -83,5 +83,6 @@ plt.show()
 # When not to train block by block
 # --------------------------------
 # If the rows fit in memory, ``fit`` is better: it takes several passes in random order,
-# its step falls to zero, and its probabilities are calibrated. And a class that is not
-# known at the first block cannot be added later.
+# its step falls to zero, and its probabilities are calibrated. Classes that are not
+# known at the first block may come later; see
+# :ref:`sphx_glr_auto_examples_plot_new_classes.py`.

@@ -81,6 +81,15 @@ class Estimators:
         several = bool(state.get("_several"))  # older versions had one label a row
         return cls(state.pop("estimators_"), n_buckets, several)
 
+    @property
+    def known_buckets(self):
+        """Which buckets have probabilities, bool (R, B); others cannot be learned."""
+        known = np.full((len(self.estimators), self.n_buckets), self.several)
+        if not self.several:
+            for r, estimator in enumerate(self.estimators):
+                known[r, estimator.classes_] = True
+        return known
+
     def on(self, device, table):
         """The scorer itself: estimators know no device."""
         return self
@@ -224,6 +233,10 @@ class EstimatorLearner:
             ends.append(file.tell())
         table = n_classes * model.bucket_table_.itemsize
         return np.array(ends) + np.arange(1, len(ends) + 1) * table
+
+    def renumbered(self, memory, places):
+        """The memory, there is none, of a model whose classes have other numbers."""
+        return memory
 
     def device(self, X, plan):
         return "cpu"

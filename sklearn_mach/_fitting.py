@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._hashing import collision_chance
+from ._hashing import add_classes, collision_chance
 from ._inputs import row_weights
 from ._model import How, Model
 
@@ -41,6 +41,29 @@ class Fit(NamedTuple):
     class_weights: np.ndarray | None
     n_iter: int
     share: Share | None = None
+
+
+def grow(fit, places, n_classes, learner, hashing):
+    """A `Fit` with more classes, of which no row has been seen.
+
+    places : int array of shape (K,), the numbers that its K classes have now; those of
+        the new ones are the others below `n_classes`
+    """
+    model, n_buckets = fit.model, fit.model.n_buckets
+    is_new = np.ones(n_classes, bool)
+    is_new[places] = False
+    table = np.empty((n_classes, model.n_repetitions), model.table.dtype)
+    table[places] = model.table
+    n_new, known = n_classes - places.size, model.scorer.known_buckets
+    table[is_new] = add_classes(model.table, n_new, n_buckets, known)
+    class_weights = np.zeros(n_classes, fit.class_weights.dtype)
+    class_weights[places] = fit.class_weights
+    chance = collision_chance(table, n_buckets, hashing)
+    return fit._replace(
+        model=model.replace(table=table, chance=chance),
+        memory=learner.renumbered(fit.memory, places),
+        class_weights=class_weights,
+    )
 
 
 def route(estimator, learner, method, rows, sample_weight, fit_params):

@@ -22,6 +22,7 @@ from ._targets import check_n_classes
 
 _PRIME = (1 << 61) - 1  # a Mersenne prime, so that remainders need no division
 _N_REDRAWS = 100
+_FULL = 1 << 62  # classes of a bucket that may have no more
 _SKETCH_BYTES = 96  # of a class while it is clustered, beside its sketch
 _WORTH_THREADS = 50_000  # classes: below, clustering in threads takes longer
 _N_SPLIT_STEPS = 6  # of 2-means, at most
@@ -87,6 +88,109 @@ def draw_table(
             rng = np.random.default_rng(seeds[r])
             table[:, r] = _clustered(sketch(seeds[r]), n_buckets, rng, n_jobs)
     return table if columns is None else table[:, columns]
+
+
+def add_classes(table, n_new, n_buckets, known=None):
+    """Buckets of new classes, (n_new, R), with rows unlike those of all others.
+
+    One class after the other takes the bucket with the fewest classes in each
+    repetition: of equals the first from a random place on.  Where another class has
+    this row already, emptier buckets go before fuller ones, in the last repetition
+    first.  Depends on the arguments alone.
+
+    known : bool array of shape (R, B), the buckets that may be used; all by default
+    """
+    n_classes, n_repetitions = table.shape
+    counts = np.array([np.bincount(c, minlength=n_buckets) for c in table.T], np.int64)
+    if known is not None:
+        counts[~known] = _FULL
+    rng = np.random.default_rng(n_classes)
+    starts = rng.integers(0, n_buckets, (n_new, n_repetitions))
+    grown = np.concatenate([table, np.zeros((n_new, n_repetitions), table.dtype)])
+    slots = np.full(1 << int(2 * grown.shape[0]).bit_length(), -1, np.int64)
+    n_added = _add_rows(grown, n_classes, counts, starts, slots)
+    if n_added < n_new:
+        n_free = "no more" if n_added == 0 else f"only {n_added} more"
+        raise ValueError(
+            f"{n_new} new classes were passed, but the {n_repetitions} repetitions of "
+            f"{n_buckets} buckets have room for {n_free}, each with a combination of "
+            "buckets of its own. Call fit with all classes, or with more repetitions: "
+            "n_repetitions=2 or more, and fewer buckets than classes."
+        )
+    return grown[n_classes:]
+
+
+@njit
+def _add_rows(table, n_classes, counts, starts, slots):
+    """Fill the rows of `table` (K, R) from `n_classes` on; how many found one.
+
+    counts (R, B): of classes in the buckets, changed.  starts (n_new, R): where to look
+    for the first.  slots: a hash table of row numbers, all -1, longer than K.
+    """
+    for k in range(n_classes):
+        slots[_slot(table, k, slots)] = k
+    n_new, n_repetitions = starts.shape
+    n_buckets = counts.shape[1]
+    least = np.array([counts[r].min() for r in range(n_repetitions)])
+    ranked = np.empty((n_repetitions, n_buckets), np.int64)
+    places = np.empty(n_repetitions, np.int64)
+    for i in range(n_new):
+        k = n_classes + i
+        for r in range(n_repetitions):
+            b = starts[i, r]
+            n_seen = 0
+            while counts[r, b] != least[r]:
+                b, n_seen = (b + 1) % n_buckets, n_seen + 1
+                if n_seen == n_buckets:  # all that had the least have one more now
+                    least[r], n_seen = least[r] + 1, 0
+            table[k, r] = b
+        slot = _slot(table, k, slots)
+        if slots[slot] >= 0:
+            # All rows in order.  Those that have the first bucket of the first
+            # repetition are taken by its few classes at most, then one is free.
+            for r in range(n_repetitions):
+                shifted = np.roll(counts[r], -starts[i, r])
+                order = np.argsort(shifted, kind="mergesort")
+                ranked[r] = (order + starts[i, r]) % n_buckets
+            places[:] = 0
+            r = 0
+            while slots[slot] >= 0 and r >= 0:
+                r = n_repetitions - 1
+                while r >= 0:
+                    places[r] += 1
+                    p = places[r]
+                    if p < n_buckets and counts[r, ranked[r, p]] < _FULL:
+                        break
+                    places[r] = 0
+                    table[k, r] = ranked[r, 0]
+                    r -= 1
+                if r >= 0:
+                    table[k, r] = ranked[r, places[r]]
+                    slot = _slot(table, k, slots)
+            if r < 0:
+                return i
+        slots[slot] = k
+        for r in range(n_repetitions):
+            counts[r, table[k, r]] += 1
+    return n_new
+
+
+@njit
+def _slot(table, k, slots):
+    """The slot of a row equal to row k of `table`, or the empty one for it."""
+    n_repetitions, mask = table.shape[1], slots.size - 1
+    code = 0
+    for r in range(n_repetitions):
+        code = (code * 1_000_003 + np.int64(table[k, r])) % 2147483647  # < 2**52
+    slot = code & mask
+    while slots[slot] >= 0:
+        other, r = slots[slot], 0
+        while r < n_repetitions and table[other, r] == table[k, r]:
+            r += 1
+        if r == n_repetitions:
+            break
+        slot = (slot + 1) & mask
+    return slot
 
 
 def find_twins(table, n_buckets):

@@ -299,34 +299,65 @@ def targets_of_block(y, classes, known=None, several=None):
     """All labels, sorted, and the `Targets` of a block of checked labels.
 
     classes : the argument of `partial_fit`; an indicator tells them by its columns
-    known, several : the labels of earlier blocks, if there were any, and whether rows
-        have several
+    known, several : the labels of earlier blocks, which new ones of y join, and whether
+        rows have several; None in the first block
     """
     if classes is not None:
         classes = sorted_classes(classes)
+    if sp.issparse(y):
+        _check_columns(y, classes)
     if known is None:
-        known, several = _first_classes(y, classes), sp.issparse(y)
-    elif classes is not None and not np.array_equal(classes, known):
-        raise ValueError(
-            f"classes has {classes.size} classes that are not the {known.size} of the "
-            "first call."
-        )
-    return known, targets_as(y, known, several)
-
-
-def _first_classes(y, classes):
-    """The labels of a first block, sorted; those of an indicator are its columns."""
-    if not sp.issparse(y):
-        if classes is None:
+        if not sp.issparse(y) and classes is None:
             raise ValueError("classes must be passed at the first call of partial_fit.")
-        return classes
-    columns = np.arange(y.shape[1])
-    if classes is not None and not np.array_equal(classes, columns):
+        known = np.arange(y.shape[1]) if sp.issparse(y) else classes
+        return known, targets_as(y, known, sp.issparse(y))
+    check_several(sp.issparse(y), several)
+    if several:
+        if y.shape[1] < known.size:
+            raise ValueError(
+                f"y has {y.shape[1]} columns, but the model has {known.size} labels. "
+                "Pass a column for each of them; further columns are new labels."
+            )
+        return np.arange(y.shape[1]), Targets.of_indicator(y)
+    found, codes = encode(y)
+    if classes is not None:
+        missing = known[~_find(known, classes)[1]]
+        if missing.size:
+            raise ValueError(
+                f"classes lacks labels that the model knows: {_some(missing)}. Pass "
+                "all labels, old and new, or no classes."
+            )
+        _refuse_unknown(found, _find(found, classes)[1])
+    known = _join(known, found[~_find(found, known)[1]])
+    return known, Targets.of(_find(found, known)[0][codes])
+
+
+def _check_columns(y, classes):
+    """Refuse `classes` that are not the numbers of the columns of an indicator."""
+    n_columns = y.shape[1]
+    if classes is not None and not np.array_equal(classes, np.arange(n_columns)):
         raise ValueError(
-            f"y is an indicator of {columns.size} labels, whose classes are the column "
-            f"numbers 0 to {columns.size - 1}. Pass these, or no classes."
+            f"y is an indicator of {n_columns} labels, whose classes are the column "
+            f"numbers 0 to {n_columns - 1}. Pass these, or no classes."
         )
-    return columns
+
+
+def _join(known, new):
+    """Sorted labels, those known and new ones, in the type of the known if it fits."""
+    if not new.size:
+        return known
+    if new.dtype != known.dtype and new.dtype.kind == "O":
+        new = np.array(new.tolist())  # such as strings of a data frame
+    if new.dtype.kind != known.dtype.kind and known.dtype.kind != "O":
+        if not {new.dtype.kind, known.dtype.kind} <= set("iuf"):
+            raise _not_comparable(new, known)
+        in_type = new.astype(known.dtype)
+        new = in_type if np.array_equal(in_type, new) else new
+    joined, _ = encode(np.concatenate([known, new]))
+    # 64 bits do not all fit in the floats that join signed and unsigned integers
+    if joined.size != known.size + new.size:
+        raise _not_comparable(new, known)
+    return joined
 
 
 def format_of(y):
@@ -375,20 +406,37 @@ def encode(y, name="y"):
 def encode_as(y, classes):
     """Numbers of the labels y in the sorted labels `classes`."""
     found, codes = encode(y)
+    places, is_there = _find(found, classes)
+    _refuse_unknown(found, is_there)
+    return places[codes]
+
+
+def _find(found, classes):
+    """Places of sorted labels in others, int32, and whether they are there."""
     try:
-        place = np.minimum(np.searchsorted(classes, found), classes.size - 1)
+        places = np.minimum(np.searchsorted(classes, found), classes.size - 1)
     except TypeError as error:
+        raise _not_comparable(found, classes) from error
+    return places.astype(np.int32), classes[places] == found
+
+
+def _not_comparable(found, classes):
+    return ValueError(
+        f"y and classes hold labels of types that cannot be compared, such as "
+        f"{found[0]!r} and {classes[0]!r}. Use labels of one type."
+    )
+
+
+def _refuse_unknown(found, is_there):
+    if not is_there.all():
         raise ValueError(
-            f"y and classes hold labels of types that cannot be compared, such as "
-            f"{found[0]!r} and {classes[0]!r}. Use labels of one type."
-        ) from error
-    unknown = found[classes[place] != found]
-    if unknown.size:
-        raise ValueError(
-            f"y holds labels that are not in classes: {unknown[:5].tolist()}"
-            f"{' and others' if unknown.size > 5 else ''}."
+            f"y holds labels that are not in classes: {_some(found[~is_there])}."
         )
-    return place[codes].astype(np.int32)
+
+
+def _some(labels):
+    """The first few labels, for a message."""
+    return f"{labels[:5].tolist()}{' and others' if labels.size > 5 else ''}"
 
 
 def find_labels(y, classes):

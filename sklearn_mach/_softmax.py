@@ -66,6 +66,11 @@ class Memory(NamedTuple):
     factor: float | None
     waiting: list
 
+    def renumbered(self, places):
+        """The memory of classes that have the numbers `places` (K,) now."""
+        waiting = [(X, t.renumbered(places), weight) for X, t, weight in self.waiting]
+        return self._replace(waiting=waiting)
+
 
 class SoftmaxLearner:
     """Trains the weights of all repetitions.
@@ -152,6 +157,10 @@ class SoftmaxLearner:
                 f"device={self.parameters.device!r} trains on rows in memory. For a "
                 "source of blocks use device='cpu' or 'auto'."
             )
+
+    def renumbered(self, memory, places):
+        """The memory of a model whose classes have the numbers `places` (K,) now."""
+        return memory.renumbered(places)
 
     def device(self, X, plan):
         """The device to train on."""

@@ -73,6 +73,10 @@ class Targets(NamedTuple):
         part = sp.csr_array(arrays, (self.n_rows, width))[rows]
         return Targets(part.indptr.astype(np.int64), part.data, True)
 
+    def renumbered(self, places):
+        """With the number ``places[k]`` in place of k."""
+        return self._replace(classes=places.astype(np.int32)[self.classes])
+
     def within(self, chosen):
         """Without the classes that are not `chosen` (n_classes,), a mask."""
         kept = chosen[self.classes]

@@ -83,6 +83,7 @@ class Linear:
     storage: object
     n_buckets: int
     link: str = "softmax"
+    known_buckets = None  # all, as `Estimators.known_buckets`
     _copies: dict = field(default_factory=dict, init=False, repr=False)  # on devices
 
     @classmethod

@@ -3,6 +3,8 @@
 This file imports nothing from the package.
 """
 
+import itertools
+
 import numpy as np
 import scipy.linalg
 
@@ -14,6 +16,27 @@ import scipy.linalg
 def carter_wegman(a, b, k, n_buckets, prime=2**61 - 1):
     """Bucket of class k, in Python integers."""
     return (a * k + b) % prime % n_buckets
+
+
+def add_classes(table, starts, buckets):
+    """Rows of new classes, the first ones that no class has.
+
+    table: lists (K, R).  starts (n_new, R): of each class the bucket that goes before
+    others with as many classes.  buckets: of each repetition those that may be used.
+    """
+    rows = [tuple(row) for row in table]
+    for start in starts:
+        ranked = []
+        for r, allowed in enumerate(buckets):
+            column = [row[r] for row in rows]
+
+            def key(b, column=column, first=start[r]):
+                return column.count(b), b < first, b
+
+            ranked.append(sorted(allowed, key=key))
+        taken = set(rows)
+        rows.append(next(c for c in itertools.product(*ranked) if c not in taken))
+    return rows[len(table) :]
 
 
 # ---------------------------------------------------------------------------

@@ -539,9 +539,9 @@ def test_partial_fit_messages(task):
     assert not hasattr(model, "classes_")
     model.partial_fit(X, Y)
     scores = model.decision_function(X)
-    with pytest.raises(ValueError, match="y has 8 columns, but the model has 9 labels"):
+    with pytest.raises(ValueError, match="8 columns, .* 9 labels. Pass a column for"):
         model.partial_fit(X, Y[:, :8])
-    with pytest.raises(ValueError, match="not the 9 of the first call"):
+    with pytest.raises(ValueError, match="column numbers 0 to 8. Pass these, or no"):
         model.partial_fit(X, Y, classes=range(8))
     one, many = "y has one label a row", "fitted with several labels a row"
     with pytest.raises(ValueError, match=f"{one}.*{many}"):

@@ -387,7 +387,7 @@ def test_a_failing_partial_fit_leaves_the_model_untouched(blobs, sparse, alpha, 
     with pytest.raises(ValueError, match="learning_rate"):
         model.partial_fit(few * 100, y)
     with pytest.raises(ValueError, match="not in classes"):
-        model.partial_fit(X, y + 1)
+        model.partial_fit(X, y + 1, classes=range(6))
     model.set_params(learning_rate="auto")
     assert_same_model(model, twin)
     assert_same_model(model.partial_fit(X, y), twin.partial_fit(X, y))
