@@ -10,7 +10,7 @@ from ._library import check_number
 from ._parquet import Columns, check_columns, parquet_blocks
 from ._text_blocks import TextFormat, text_blocks
 
-_BLOCK_BYTES = 16_000_000
+_BLOCK_BYTES = 8_000_000
 
 
 class Reader:
@@ -93,7 +93,7 @@ def read_svmlight(
     n_labels : int, default=None
         Number of labels that there are, if `multilabel` is True: they are 0 to
         ``n_labels - 1``, whatever `zero_based` says.
-    block_bytes : int, default=16_000_000
+    block_bytes : int, default=8_000_000
         About the bytes of text of a block. Reading takes about three times as much
         memory, and up to eight times where features have no values.
     on_bad_lines : {"raise", "skip"}, default="raise"
@@ -180,7 +180,7 @@ def read_vw(
     weights : bool, default=False
         Whether blocks are ``(X, y, sample_weight)``, with the importance of each row,
         which is 1 where a line has none. With False, a line that has one is malformed.
-    block_bytes : int, default=16_000_000
+    block_bytes : int, default=8_000_000
         About the bytes of text of a block. Reading takes about three times as much
         memory, and up to eight times where features have no values.
     on_bad_lines : {"raise", "skip"}, default="raise"
@@ -286,7 +286,7 @@ def read_parquet(
     n_labels : int, default=None
         Number of labels that there are, if `multilabel` is True: they are 0 to
         ``n_labels - 1``.
-    block_bytes : int, default=16_000_000
+    block_bytes : int, default=8_000_000
         About the bytes of a block, as pyarrow holds it; not less than 1,024 rows.
     on_bad_lines : {"raise", "skip"}, default="raise"
         What to do with a row that has nulls, values that are not finite in float32,

@@ -18,8 +18,8 @@ import scipy.sparse as sp
 
 from ._targets import Targets
 
-_CHUNK_BYTES = 1 << 17  # of rows that are always read together
-_BLOCK_BYTES = 1 << 24  # of rows that are read at a time
+_CHUNK_BYTES = 1 << 16  # of rows that are always read together
+_BLOCK_BYTES = 1 << 22  # of rows that are read at a time
 _END = object()
 
 
