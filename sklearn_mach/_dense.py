@@ -194,7 +194,7 @@ def move(X, metric):
     return np.maximum(lengths, 0), moved
 
 
-def start_from_means(X, y, table, W, b, first, settings, n_threads=1):
+def start_from_means(X, y, table, W, b, first, settings, n_threads=1, source=None):
     """Set W (d, R B) and b (R B,), from repetition `first` on, to a linear classifier.
 
     That of the nearest mean in the metric, as in linear discriminant analysis: the
@@ -203,12 +203,17 @@ def start_from_means(X, y, table, W, b, first, settings, n_threads=1):
     zero are added to each bucket, and very long rows count as in `find_metric`.  How
     many, and the scale t, give some of the rows, each left out of its own mean, the
     least log loss.
+
+    source : the rows of the means where these are only some of them: tuples of X, the
+        classes, weights (zero of rows that are not trained on) and `shrink`
     """
     metric = settings.metric
     n_buckets = b.size // table.shape[1]
     weight = np.zeros(X.shape[0], np.float32)
     weight[settings.train] = settings.row_weight(settings.train)
     in_sums = weight * settings.shrink
+    source = [(X, y, weight, settings.shrink)] if source is None else source
+    totals = np.zeros((table.shape[1], n_buckets))
     n_rows = int(np.clip(_LOOKED_AT // n_buckets, 100, 2000))
     order = np.random.default_rng([settings.seed, 4]).permutation(settings.train)
     rows = order[:n_rows]
@@ -216,12 +221,16 @@ def start_from_means(X, y, table, W, b, first, settings, n_threads=1):
     moved = metric.multiply(centered)
     lengths = np.einsum("ij,ij->i", centered, moved)
     with team(n_threads) as members:
+        for part, classes, weights, shrink in source:
+            for r in range(first, table.shape[1]):
+                codes = table[classes, r]
+                totals[r] += np.bincount(codes, weights, n_buckets)
+                W_r = W[:, r * n_buckets : (r + 1) * n_buckets]
+                _add_means(part, codes, weights * shrink, metric.center, W_r, members)
         for r in range(first, table.shape[1]):
             lo, hi = r * n_buckets, (r + 1) * n_buckets
-            codes = table[y, r]
-            total = np.bincount(codes, weight, n_buckets)
+            codes, total = table[y[rows], r], totals[r]
             W_r, b_r = W[:, lo:hi], b[lo:hi]
-            _add_means(X, codes, in_sums, metric.center, W_r, members)
             raw = np.empty((rows.size, n_buckets), np.float32)
             squares = np.empty(n_buckets, np.float32)
 
@@ -233,7 +242,7 @@ def start_from_means(X, y, table, W, b, first, settings, n_threads=1):
                 sums[:] = in_metric.T
 
             members.run(move_sums, blocks(n_buckets))
-            of_rows = codes[rows], weight[rows], in_sums[rows], lengths
+            of_rows = codes, weight[rows], in_sums[rows], lengths
             shrinkage, scale = _least_loss(raw, squares, total, *of_rows)
             divisor = (total + shrinkage).astype(np.float32)
             prior = np.log((total + _PRIOR_ROWS) / (total + _PRIOR_ROWS).sum())
@@ -248,7 +257,7 @@ def start_from_means(X, y, table, W, b, first, settings, n_threads=1):
 
 
 def _add_means(X, codes, weight, center, W, members):
-    """W (d, B) = the weighted sums of the centred rows of each bucket."""
+    """W (d, B) += the weighted sums of the centred rows of each bucket."""
 
     def add(features):
         sums = np.zeros((W.shape[1], features.stop - features.start), np.float32)
@@ -257,7 +266,7 @@ def _add_means(X, codes, weight, center, W, members):
             part = X[rows, features].astype(np.float32, copy=False)
             arrays = read_only(part, codes[rows], weight[rows], part_center)
             _add_rows(*arrays, sums)
-        W[features] = sums.T
+        W[features] += sums.T
 
     members.run(add, slices(X.shape[1], _FEATURES))
 

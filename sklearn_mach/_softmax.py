@@ -25,7 +25,7 @@ from ._planning import Trained
 from ._rows import rows_of, stack
 from ._spool import Spool
 from ._steps import Seen, check_held, make_settings, sizes
-from ._streams import look_over, set_aside, train_stored, with_units
+from ._streams import look_over, rows_of_means, set_aside, train_stored, with_units
 from ._training import split_repetitions, to_float
 from ._trial import DEFAULT_FACTOR, first_intercepts, probe, probe_bytes
 from ._weights import Linear
@@ -294,8 +294,11 @@ class SoftmaxLearner:
             settings = settings.with_epochs(n_epochs)
         return settings, memory._replace(seen=seen, factor=factor, waiting=waiting)
 
-    def _start(self, X, targets, plan, scorer, settings):
-        """Weights to start from: those of `scorer`, and zeros or means of buckets."""
+    def _start(self, X, targets, plan, scorer, settings, source=None):
+        """Weights to start from: those of `scorer`, and zeros or means of buckets.
+
+        source : as in `start_from_means`
+        """
         width = plan.n_repetitions * plan.n_buckets
         W = np.zeros((X.shape[1], width), np.float32)
         b = first_intercepts(targets, plan.table, plan.n_buckets, settings)
@@ -304,9 +307,8 @@ class SoftmaxLearner:
             W[:, :n_old], b[:n_old] = scorer.storage.dense()
         if settings.starts:
             n_threads = effective_n_jobs(self.parameters.n_jobs)
-            _dense.start_from_means(
-                X, targets.classes, plan.table, W, b, plan.n_old, settings, n_threads
-            )
+            given = X, targets.classes, plan.table, W, b, plan.n_old, settings
+            _dense.start_from_means(*given, n_threads, source)
         return W, b
 
     def _train_stored(self, spool, plan, scorer, memory, task, checkpoint):
@@ -346,8 +348,9 @@ class SoftmaxLearner:
             settings = settings.scaled(factor or DEFAULT_FACTOR)
             if n_found is not None and options["max_iter"] == "auto":
                 settings = settings.with_epochs(n_found)
-        settings = settings._replace(early_stopping=early_stopping, starts=False)
-        W, b = self._start(sample.X, sample.targets, plan, scorer, settings)
+        settings = settings._replace(early_stopping=early_stopping)
+        rows = rows_of_means(spool, sample, settings, seen)
+        W, b = self._start(*given[:2], plan, scorer, settings, rows)
         blocks = split_repetitions(
             spool, plan.n_old, plan.n_repetitions, plan.n_buckets, n_jobs
         )

@@ -133,6 +133,12 @@ class Seen(NamedTuple):
     def mean_length(self):
         return float(self.length / self.weight) or 1.0
 
+    def normalized(self):
+        """The same sums of weights that are 1 on average."""
+        mean = self.weight / self.n_rows
+        sums = (value / mean for value in self[2:6])
+        return Seen(self.scale * mean, self.n_rows, *sums, self.metric)
+
     @classmethod
     def nothing(cls, n_features):
         return cls(0.0, 0, 0.0, 0.0, np.zeros(n_features), np.zeros(n_features))

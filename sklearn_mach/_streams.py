@@ -75,7 +75,7 @@ def look_over(spool, seed):
         if begin < end:
             chosen = numbers[begin:end] - rows[0]
             parts.append((X[chosen], targets.take(chosen), weight[chosen]))
-    return seen, Sample(*stack(parts), numbers)
+    return seen.normalized(), Sample(*stack(parts), numbers)
 
 
 def set_aside(sample, counts, n_held, seed):
@@ -111,6 +111,15 @@ def with_units(settings, spool, seen):
             n_visits += np.bincount(X.indices, minlength=n_visits.size)
     n_visits *= len(settings.decay)
     return settings._replace(unit=units(longest, settings.gain, n_visits))
+
+
+def rows_of_means(spool, sample, settings, seen):
+    """The blocks that `start_from_means` takes."""
+    held = np.sort(sample.numbers[settings.held])
+    for X, targets, weight, numbers, _ in read_ahead(spool.blocks()):
+        given = settings_of_rows(settings, X, weight, seen)
+        weight = given.row_weight(slice(None)) * ~np.isin(numbers, held)
+        yield X, targets.classes, weight.astype(np.float32), given.shrink
 
 
 def train_stored(
