@@ -362,17 +362,19 @@ class MACHClassifier(
 
         Parameters
         ----------
-        X : {array-like, sparse matrix} of shape (n_samples, n_features)
+        X : {array-like, sparse matrix} of shape (n_samples, n_features), or iterable
             Training rows, float32 or float64 (others become float64).  The built-in
             learner takes a dense float16 X too, without a copy, and learns from it
             what it would learn from the same numbers as float32.  A C-ordered memory
             map is read as it is needed.  Sparse rows of unit length suit the built-in
-            learner best.
+            learner best.  Without y, an iterable of blocks ``(X, y)`` or ``(X, y,
+            sample_weight)``: the built-in learner writes them to a temporary file and
+            holds some of the rows at a time.
         y : array-like of shape (n_samples,), or {array-like, sparse matrix} of shape \
                 (n_samples, n_classes)
             Class labels: numbers or strings.  For several labels a row, or none, an
             indicator of ones and zeros with at least two columns; a sparse one of many
-            labels is never made dense.
+            labels is never made dense.  None if X gives blocks.
         sample_weight : array-like of shape (n_samples,), default=None
             Weights of the rows: finite, not negative and not all zero.  For the
             built-in learner see `class_weight`.

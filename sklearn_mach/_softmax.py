@@ -172,6 +172,8 @@ class SoftmaxLearner:
         """The number of tasks in which the repetitions are trained, None if unknown."""
         if isinstance(X, Spool):
             return 1
+        if self.parameters.checkpoint is not None:
+            return None  # those that are in its files
         sizes = X, plan.n_old, plan.n_repetitions, plan.n_buckets
         return backend(self.device(X, plan)).n_tasks(*sizes, self.parameters.n_jobs)
 
