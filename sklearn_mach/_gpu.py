@@ -231,7 +231,8 @@ class _Turn:
                     "with sklearn.preprocessing.Normalizer or MaxAbsScaler."
                 )
             if s.verbose and part:
-                report_epoch(epoch, part, loss.mean(), s, time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                report_epoch(epoch, part, loss.mean(), s, s.train.size, seconds)
             if s.tol is not None:
                 since_best = np.where(loss > best - s.tol, since_best + 1, 0)
                 rate[since_best >= s.n_iter_no_change] = 0

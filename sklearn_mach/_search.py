@@ -222,6 +222,11 @@ class MACHClassifierCV(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):
                 "taken. Use max_bytes=None and compress best_estimator_, or search "
                 "with GridSearchCV."
             )
+        if base.checkpoint is not None:
+            raise ValueError(
+                f"checkpoint={base.checkpoint!r} of the classifier is for one fit, and "
+                "a search does many. Use checkpoint=None."
+            )
         if base.part is not None:
             raise ValueError(
                 f"part={base.part} of the classifier trains a share of the repetitions "

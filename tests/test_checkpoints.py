@@ -18,7 +18,17 @@ from several import planted
 from sklearn.tree import DecisionTreeClassifier
 
 import sklearn_mach
-from sklearn_mach import MACHClassifier, _checkpoints, _spool, _steps, _streams, merge
+from sklearn_mach import (
+    MACHClassifier,
+    MACHClassifierCV,
+    _checkpoints,
+    _spool,
+    _steps,
+    _streams,
+    merge,
+)
+from sklearn_mach._planning import Plan
+from sklearn_mach._targets import Targets
 from sklearn_mach.datasets import make_many_classes
 
 KW = dict(n_repetitions=6, n_buckets=16, random_state=0, max_iter=5)
@@ -220,6 +230,9 @@ def test_what_has_no_checkpoint_says_so(tmp_path):
         MACHClassifier(base, checkpoint="there").fit(X, y)
     with pytest.raises(ValueError, match="cannot be used|is for training on the CPU"):
         MACHClassifier(**KW, device="cuda", checkpoint="there").fit(X, y)
+    search = MACHClassifierCV(MACHClassifier(**KW, checkpoint="there"), n_buckets=[8])
+    with pytest.raises(ValueError, match="a search does many"):
+        search.fit(X, y)
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError):
         MACHClassifier(**KW, checkpoint=tmp_path / "file").fit(X, y)
@@ -285,9 +298,6 @@ def test_rows_of_a_mapped_or_sparse_x_have_one_key(tmp_path):
 
         def get_params(self, deep):
             return {"checkpoint": tmp_path, "n_jobs": 1, "random_state": 0}
-
-    from sklearn_mach._planning import Plan
-    from sklearn_mach._targets import Targets
 
     plan = Plan(np.zeros((60, 2), np.uint8), 2)
 
