@@ -187,8 +187,9 @@ def train_stored(
                 task.begin_epoch()
                 state, block, losses, weight = progress
                 for rows, given, how in read_ahead(rows_of_epoch(state.epoch, block)):
-                    found = for_all(step_over, state, rows, given, *how)
-                    losses, weight = losses + found[0], weight + found[1]
+                    if how[0].size:  # not all its rows are set aside
+                        found = for_all(step_over, state, rows, given, *how)
+                        losses, weight = losses + found[0], weight + found[1]
                     block += 1
                     if keep is not None and time.perf_counter() > last + _KEPT_SECONDS:
                         keep(state, block, losses, weight)
@@ -219,10 +220,8 @@ def train_stored(
 
 def _part(state, table, r, n_buckets):
     """Some repetitions r of a `State`, and their columns of the table (K, R)."""
-    r, columns = (
-        slice(r[0], r[-1] + 1),
-        slice(r[0] * n_buckets, (r[-1] + 1) * n_buckets),
-    )
+    first, stop = r[0], r[-1] + 1
+    r, columns = slice(first, stop), slice(first * n_buckets, stop * n_buckets)
     part = state._replace(
         b=state.b[columns], lo=state.lo + columns.start, rate=state.rate[r]
     )

@@ -232,6 +232,16 @@ def test_rows_set_aside_take_no_step(small_blocks, monkeypatch):
     assert_array_equal(other.coef_, model.coef_)
 
 
+@pytest.mark.parametrize("sparse", [True, False])
+def test_blocks_of_which_all_rows_are_set_aside(sparse, small_blocks, monkeypatch):
+    monkeypatch.setattr(_spool, "_CHUNK_BYTES", 1)  # a row
+    X, y, _, table = problem(n=40)
+    kw = dict(max_iter=3, early_stopping=True, validation_fraction=0.25)
+    rows = sp.csr_matrix(X) if sparse else X
+    model = learner(table, **kw).fit(Blocks(rows, y, n=10))
+    assert np.isfinite(model.coef_).all() and model.coef_.any()
+
+
 def test_early_stopping_watches_rows_set_aside():
     X, y = many(4000)
     kw = PARAMETERS | dict(early_stopping=True, max_iter=60, n_iter_no_change=2)
