@@ -81,7 +81,7 @@ def store(estimator, source, sample_weight=None, reset=True):
         raise ValueError(f"X gave no block of rows, each {_BLOCK}.")
     classes, places = labels.sorted()
     spool.sort_classes(places)
-    if not spool.targets.sums(None, classes.size).any() and spool.is_weighted:
+    if spool.largest_weight == 0:
         raise ValueError(
             "The weights of all rows are zero. At least one row must have a positive "
             "weight."

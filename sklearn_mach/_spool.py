@@ -69,6 +69,7 @@ class Spool:
         self._index = array("q")  # for each chunk its offset, and sizes of its arrays
         self._places = None  # sorted numbers of the classes as they came
         self._sums, self._counts = np.zeros(0), np.zeros(0, np.int64)
+        self._n_used = 0  # rows of positive weight
 
     def append(self, X, targets, weight):
         """Add rows: a CSR matrix or array, `Targets`, and weights or None.
@@ -81,6 +82,7 @@ class Spool:
         counted = slice(None) if weight is None else weight[row] > 0
         counts = np.bincount(classes[counted], minlength=n_classes)
         sums = counts if weight is None else targets.sums(weight, n_classes)
+        self._n_used += n_rows if weight is None else np.count_nonzero(weight)
         self._counts = _sum(self._counts, counts)
         self._sums = _sum(self._sums, sums)
         if weight is not None:
@@ -188,24 +190,27 @@ class Spool:
     @property
     def targets(self):
         """What is known of the classes of all rows."""
-        counts, sums = np.empty_like(self._counts), np.empty_like(self._sums)
-        counts[self._places], sums[self._places] = self._counts, self._sums
-        return StoredTargets(self.shape[0], counts, sums, self.several)
+        counts = np.zeros(self._places.size, self._counts.dtype)
+        sums = np.zeros(self._places.size, self._sums.dtype)
+        seen = self._places[: self._counts.size]  # the last labels may have no row
+        counts[seen], sums[seen] = self._counts, self._sums
+        return StoredTargets(self._n_used, counts, sums, self.several)
 
 
 class StoredTargets:
     """The classes of the rows in a `Spool`, of which only sums are in memory.
 
-    counts (K,): rows of positive weight of each class.  weights (K,): their weights.
+    n_used: rows of positive weight.  counts (K,): those of each class.  weights (K,):
+    their weights.
     """
 
-    def __init__(self, n_rows, counts, weights, several):
-        self.n_rows, self.counts, self.several = n_rows, counts, several
-        self._weights = weights
+    def __init__(self, n_used, counts, weights, several):
+        self.counts, self.several = counts, several
+        self._n_used, self._weights = n_used, weights
 
     def mean_classes(self, weight=None):
-        """Mean number of classes of a row."""
-        return self.counts.sum() / self.n_rows
+        """Mean number of classes of the rows of positive weight."""
+        return self.counts.sum() / self._n_used
 
     def sums(self, weight, n_classes):
         """Weight of the rows of each class (n_classes,)."""

@@ -144,8 +144,8 @@ class Seen(NamedTuple):
         return cls(0.0, 0, 0.0, 0.0, np.zeros(n_features), np.zeros(n_features))
 
 
-def see(rows, weight, lengths, seen, first=0):
-    """Add rows, from number `first` on, to `Seen`; some long ones count as less long.
+def see(rows, weight, lengths, seen):
+    """Add rows to `Seen`; a few very long ones count as less long.
 
     lengths (n_samples,): squared, of which those above four times the median count as
     that, and the squares of the features in proportion.  One row of huge values would
@@ -159,21 +159,28 @@ def see(rows, weight, lengths, seen, first=0):
     if limited < total:
         in_squares = weight * most / np.maximum(lengths, most)
     frequency, squares = rows.feature_sums(weight, in_squares)
-    if total > 2 * limited:
-        row = int((lengths * (weight > 0)).argmax())
-        ratio = np.sqrt(_LONGEST * lengths[row] / most)
-        warnings.warn(
-            f"Some rows are much longer than the others: row {first + row} is about "
-            f"{ratio:.3g} times as long as the median row. They take steps of their "
-            "own and do not set those of the others. Bring the rows to unit length "
-            "with sklearn.preprocessing.Normalizer if their lengths mean nothing.",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
     n_rows, total = np.count_nonzero(weight), weight.sum(dtype=np.float64)
     sums = n_rows, total, limited, frequency, squares
     sums = (old + new for old, new in zip(seen[1:-1], sums, strict=True))
     return Seen(scale, *sums, seen.metric)
+
+
+def warn_about_lengths(weight, lengths, first=0):
+    """Warn of rows, from number `first` on, that are very long; whether it did."""
+    most = _limit(lengths, weight)
+    if weight @ lengths <= 2 * (weight @ np.minimum(lengths, most)):
+        return False
+    row = int((lengths * (weight > 0)).argmax())
+    ratio = np.sqrt(_LONGEST * lengths[row] / most)
+    warnings.warn(
+        f"Some rows are much longer than the others: row {first + row} is about "
+        f"{ratio:.3g} times as long as the median row. They take steps of their "
+        "own and do not set those of the others. Bring the rows to unit length "
+        "with sklearn.preprocessing.Normalizer if their lengths mean nothing.",
+        ConvergenceWarning,
+        stacklevel=2,
+    )
+    return True
 
 
 def _limit(lengths, weight):
@@ -206,6 +213,7 @@ def make_settings(
     if seen is None:
         with np.errstate(over="ignore", invalid="ignore"):  # refused below
             seen = see(rows, weight, lengths, before)
+            warn_about_lengths(weight, lengths)
     if not (_SMALLEST < seen.mean_length and lengths.max() < 1 / _SMALLEST):
         raise ValueError(
             f"The squared lengths of the rows, {seen.mean_length:.3g} on average and "

@@ -19,7 +19,7 @@ from ._gains import units
 from ._progress import report_epoch
 from ._rows import rows_of, stack
 from ._spool import read_ahead
-from ._steps import TRIAL_ROWS, Seen, see, settings_of_rows
+from ._steps import TRIAL_ROWS, Seen, see, settings_of_rows, warn_about_lengths
 from ._targets import Targets
 from ._training import State, look_at, split_repetitions, step_over, to_float
 
@@ -64,13 +64,16 @@ def look_over(spool, seed):
     n_most = int(np.clip(_SAMPLE_BYTES * n_rows // spool.n_bytes, TRIAL_ROWS, None))
     rng, size = np.random.default_rng([seed, 5]), min(n_most, _SAMPLE_ROWS, n_rows)
     numbers = np.sort(rng.choice(n_rows, size, replace=False))
-    seen, parts = Seen.nothing(n_features), []
+    seen, parts, has_warned = Seen.nothing(n_features), [], False
     for X, targets, weight, rows, _ in read_ahead(spool.blocks()):
         weight = np.ones(X.shape[0]) if weight is None else weight
         if weight.any():
             kind = rows_of(X)
             with np.errstate(over="ignore", invalid="ignore"):  # refused afterwards
-                seen = see(kind, weight, kind.squared_lengths(), seen, rows[0])
+                lengths = kind.squared_lengths()
+                seen = see(kind, weight, lengths, seen)
+                if not has_warned:
+                    has_warned = warn_about_lengths(weight, lengths, rows[0])
         begin, end = np.searchsorted(numbers, [rows[0], rows[-1] + 1])
         if begin < end:
             chosen = numbers[begin:end] - rows[0]

@@ -278,6 +278,19 @@ def _end_row(lines, n_rows, n_labels, n, is_sorted, weight):
     return True
 
 
+@njit(inner=True, fastmath=False)
+def _number_or_known(text, i, known, n_known):
+    """As `_number`, with the next of the values `known` in place of `NUMBER`.
+
+    Returns how many are used up, too.
+    """
+    value, end, problem = _number(text, i)
+    if problem == NUMBER and n_known < known.size:
+        value, problem = known[n_known], DONE
+        n_known += 1
+    return value, end, problem, n_known
+
+
 @njit
 def parse_svmlight(text, start, known, limits, weighted, lines):
     """Parse lines of svmlight from `start` on, one row behind the other.
@@ -316,10 +329,7 @@ def parse_svmlight(text, start, known, limits, weighted, lines):
             if text[end] != _COLON:
                 return COLON, line, end
             i = end + 1
-            value, end, problem = _number(text, i)
-            if problem == NUMBER and n_known < known.size:
-                value, problem = known[n_known], DONE
-                n_known += 1
+            value, end, problem, n_known = _number_or_known(text, i, known, n_known)
             if problem != DONE:
                 return problem, line, i
             if not _ends(text[end], _HASH):
@@ -368,10 +378,9 @@ def parse_vw(text, start, known, limits, weighted, lines):
             elif n_tokens == 2:
                 if not weighted:
                     return IMPORTANCE, line, i
-                weight, end, problem = _number(text, i)
-                if problem == NUMBER and n_known < known.size:
-                    weight, problem = known[n_known], DONE
-                    n_known += 1
+                weight, end, problem, n_known = _number_or_known(
+                    text, i, known, n_known
+                )
                 if problem == NUMBER:
                     return NUMBER, line, i
                 if problem != DONE or weight < 0 or not _ends(text[end], _BAR):
@@ -402,10 +411,7 @@ def parse_vw(text, start, known, limits, weighted, lines):
             value, expected = np.float32(1), INDEX
             if text[end] == _COLON:
                 i, expected = end + 1, VALUE
-                value, end, problem = _number(text, i)
-                if problem == NUMBER and n_known < known.size:
-                    value, problem = known[n_known], DONE
-                    n_known += 1
+                value, end, problem, n_known = _number_or_known(text, i, known, n_known)
                 if problem != DONE:
                     return problem, line, i
             if not _ends(text[end], _BAR):

@@ -99,17 +99,45 @@ def test_it_goes_on_to_the_same_bits(
     assert not folder.exists()
 
 
-def test_epochs_that_are_done_are_not_done_again(tmp_path, stop_after, capsys):
+@pytest.mark.parametrize("streamed", [False, True])
+def test_epochs_that_are_done_are_not_done_again(
+    streamed, tmp_path, stop_after, capsys
+):
     X, y = data()
     model = MACHClassifier(**KW, n_jobs=1, verbose=1, checkpoint=tmp_path)
     stop_after(3)
     with pytest.raises(Stopped):
-        model.fit(X, y)
+        fit(model, X, y, streamed)
     assert capsys.readouterr().out.count("epoch") == 3
     stop_after(-1)
-    model.fit(X, y)
+    fit(model, X, y, streamed)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(":")[0] for line in lines] == ["epoch 4/5", "epoch 5/5"]
+
+
+def test_blocks_that_are_done_are_not_done_again(tmp_path, stop_after, monkeypatch):
+    monkeypatch.setattr(_streams, "_KEPT_SECONDS", 0)
+    monkeypatch.setattr(_spool, "_BLOCK_BYTES", 1 << 18)
+    n_rows, step_over = [], _streams.step_over
+
+    def count(state, rows, targets, table, settings, order, *args):
+        n_rows.append(order.size)
+        return step_over(state, rows, targets, table, settings, order, *args)
+
+    monkeypatch.setattr(_streams, "step_over", count)
+    X, y = data()
+    model = MACHClassifier(**KW, n_jobs=1, checkpoint=tmp_path)
+    fit(model, X, y, streamed=True)
+    whole = n_rows.copy()
+    n_rows.clear()
+    stop_after(7)  # in the middle of an epoch
+    with pytest.raises(Stopped):
+        fit(model, X, y, streamed=True)
+    assert 0 < len(n_rows) < len(whole) - 1
+    assert sum(n_rows) % (sum(whole) // 5)
+    stop_after(-1)
+    fit(model, X, y, streamed=True)
+    assert n_rows == whole
 
 
 @pytest.mark.parametrize("n_jobs", [1, 2, 3, 6])

@@ -307,6 +307,38 @@ def test_a_very_long_row_is_warned_of_by_its_number():
         MACHClassifier(**PARAMETERS, max_iter=1).fit(Blocks(X, y, n=500))
 
 
+def test_one_warning_of_long_rows_is_enough(small_blocks):
+    X, y = many(2000)
+    X = X.copy()
+    for row in (100, 700, 1500):  # each in a block of its own
+        X.data[X.indptr[row] : X.indptr[row + 1]] *= 1e4
+    with pytest.warns(ConvergenceWarning) as caught:
+        MACHClassifier(**PARAMETERS, max_iter=1).fit(Blocks(X, y, n=500))
+    assert [str(w.message).count("row 100 is") for w in caught] == [1]
+
+
+def test_rows_of_weight_zero_do_not_count():
+    """As many buckets as the labels of the rows in use ask for."""
+    X, Y, _ = planted(400, d=20, K=300, shift=0)
+    weight = np.ones(400)
+    Y[::2], weight[::2] = 0, 0
+    kw = dict(random_state=0, n_repetitions=2, max_iter=1)
+    whole = MACHClassifier(**kw).fit(X, Y, weight)
+    model = MACHClassifier(**kw).fit([(X, Y, weight)])
+    assert_array_equal(model.bucket_table_, whole.bucket_table_)
+
+
+def test_labels_without_rows_are_labels():
+    X, Y, _ = planted(400, d=20, K=30)
+    kw = dict(random_state=0, n_repetitions=2, n_buckets=8, max_iter=1)
+    for absent in (slice(0, 4), slice(20, 30), slice(0, 30)):
+        some = Y.copy()
+        some[:, absent] = 0
+        model = MACHClassifier(**kw).fit([(X[:200], some[:200]), (X[200:], some[200:])])
+        assert_array_equal(model.classes_, np.arange(30))
+        assert_array_equal(model._fitted.class_weights, some.sum(axis=0))
+
+
 def test_what_does_not_train_on_blocks_says_so():
     blocks = [(np.eye(6), np.arange(6))]
     with pytest.raises(ValueError, match="device='cuda' (cannot be used|trains on)"):
