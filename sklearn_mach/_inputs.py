@@ -321,15 +321,15 @@ def targets_of_block(y, classes, known=None, several=None):
         return np.arange(y.shape[1]), Targets.of_indicator(y)
     found, codes = encode(y)
     if classes is not None:
-        missing = known[~_find(known, classes)[1]]
+        missing = known[~find(known, classes)[1]]
         if missing.size:
             raise ValueError(
                 f"classes lacks labels that the model knows: {_some(missing)}. Pass "
                 "all labels, old and new, or no classes."
             )
-        _refuse_unknown(found, _find(found, classes)[1])
-    known = _join(known, found[~_find(found, known)[1]])
-    return known, Targets.of(_find(found, known)[0][codes])
+        _refuse_unknown(found, find(found, classes)[1])
+    known = join(known, found[~find(found, known)[1]])
+    return known, Targets.of(find(found, known)[0][codes])
 
 
 def _check_columns(y, classes):
@@ -342,7 +342,7 @@ def _check_columns(y, classes):
         )
 
 
-def _join(known, new):
+def join(known, new):
     """Sorted labels, those known and new ones, in the type of the known if it fits."""
     if not new.size:
         return known
@@ -406,12 +406,12 @@ def encode(y, name="y"):
 def encode_as(y, classes):
     """Numbers of the labels y in the sorted labels `classes`."""
     found, codes = encode(y)
-    places, is_there = _find(found, classes)
+    places, is_there = find(found, classes)
     _refuse_unknown(found, is_there)
     return places[codes]
 
 
-def _find(found, classes):
+def find(found, classes):
     """Places of sorted labels in others, int32, and whether they are there."""
     try:
         places = np.minimum(np.searchsorted(classes, found), classes.size - 1)

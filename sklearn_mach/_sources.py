@@ -7,7 +7,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from ._compat import _check_sample_weight
-from ._inputs import check_class_weight, check_rows, encode, format_of
+from ._inputs import check_class_weight, check_rows, encode, find, format_of, join
 from ._memory import format_bytes
 from ._spool import Spool, read_ahead
 from ._targets import Targets
@@ -131,40 +131,19 @@ class _Labels:
                 )
             return Targets.of_indicator(y)
         found, codes = encode(y)
-        if self._known is None:
-            self._known = found[:0]
-        elif not _comparable(found, self._known):
-            raise ValueError(
-                f"y holds labels such as {found[:1].tolist()[0]!r}, and the blocks "
-                f"before such as {self._known[:1].tolist()[0]!r}. Use labels of one "
-                "type."
-            )
-        place = np.searchsorted(self._known, found)
-        is_new = np.ones(found.size, bool)
-        inside = place < self._known.size
-        is_new[inside] = self._known[place[inside]] != found[inside]
-        numbers = np.empty(found.size, np.int32)
-        numbers[~is_new] = self._numbers[place[~is_new]]
-        new = self._known.size + np.arange(is_new.sum(), dtype=np.int32)
-        numbers[is_new] = new
-        if new.size:
-            known = np.concatenate([self._known, found[is_new]])
-            order = np.argsort(known, kind="stable")
-            self._known = known[order]
-            self._numbers = np.concatenate([self._numbers, new])[order]
-        return Targets.of(numbers[codes])
+        before, known = self._known, found
+        if before is not None:
+            known = join(before, found[~find(found, before)[1]])
+        numbers = np.full(known.size, -1, np.int32)
+        if before is not None:
+            numbers[find(before, known)[0]] = self._numbers
+        is_new = numbers < 0
+        numbers[is_new] = self._numbers.size + np.arange(is_new.sum())
+        self._known, self._numbers = known, numbers
+        return Targets.of(numbers[find(found, known)[0]][codes])
 
     def sorted(self):
         """The labels, sorted, and the place of each number among them, int32 (K,)."""
         places = np.empty(self._numbers.size, np.int32)
         places[self._numbers] = np.arange(places.size)
         return self._known, places
-
-
-def _comparable(found, known):
-    """Whether labels, sorted each, can be sorted together."""
-    try:
-        sorted([*found[:1].astype(object), *known[:1].astype(object)])
-    except TypeError:
-        return False
-    return True

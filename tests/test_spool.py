@@ -214,7 +214,7 @@ BAD = {
         (rows(), np.eye(60, 4)),
         (rows(), np.eye(60, 5)),
     ],
-    "Block 2 of X: y holds labels such as 'a'.*one type": [
+    "Block 2 of X: .*types that cannot be compared, such as .*'a'.*one type": [
         (rows(), np.arange(60)),
         (rows(), np.full(60, "a")),
     ],
