@@ -21,9 +21,11 @@ copyright = "The sklearn_mach developers"
 release = version = sklearn_mach.__version__
 
 extensions = [
+    "figures",
     "kernels",
     "mathml",
     "numpydoc",
+    "results",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
@@ -96,7 +98,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": "/plot_",
-    "ignore_pattern": "bench_",
+    "ignore_pattern": "bench_|odp|imagenet22k",
     "image_srcset": ["2x"],
     "min_reported_time": 1,
     "plot_gallery": os.environ.get("DOCS_GALLERY", "1") == "1",

@@ -11,9 +11,6 @@ from sklearn.utils import Bunch, check_random_state
 
 from ._library import check_split, csr, csr_parts, read_library, split_files
 
-# The tables of encodings are near copies of one text. They would be in both parts.
-_SKIPPED_FOLDERS = {"encodings"}
-
 # Between the words of CamelCase: "HTTPServer" is "HTTP" and "Server".
 _WORD_ENDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _WORD = re.compile(r"[^\W_]+")
@@ -25,7 +22,7 @@ Names that the functions of the Python standard library use
 -----------------------------------------------------------
 
 A row is a function or method of a module of the standard library of Python
-{version} (tests and encodings left out). The columns count the words of its
+{version} (tests and tables left out). The columns count the words of its
 signature and its docstring. The labels are the names that its body uses.
 
 * Words are lower case, and snake_case and CamelCase are split. They are counted by
@@ -153,9 +150,7 @@ def load_python_functions(
     check_split(n_files, min_count, test_size)
     random_state = check_random_state(random_state)
 
-    files, unreadable = read_library(
-        _read_functions, n_files, random_state, skipped=_SKIPPED_FOLDERS
-    )
+    files, unreadable = read_library(_read_functions, n_files, random_state)
     paths, n_train_files = split_files(files, test_size, random_state)
     sizes = np.array([len(files[path]) for path in paths])
     n_train = sizes[:n_train_files].sum()

@@ -37,8 +37,8 @@ Next token of the Python standard library
 -----------------------------------------
 
 A row is a place in the source text of a module of the standard library of
-Python {version} (tests left out). The label is the token at that place. The
-columns tell which tokens come before it. Every value is one.
+Python {version} (tests and tables left out). The label is the token at that place.
+The columns tell which tokens come before it. Every value is one.
 
 * Tokens are those of the module `tokenize`. A string, a comment and a line end
   are one token each, whatever their text: <STRING>, <COMMENT>, <NEWLINE>.
@@ -47,8 +47,8 @@ columns tell which tokens come before it. Every value is one.
   last {window} tokens. Places before the start of a file hold <START>. Tokens seen
   fewer than {min_count} times in the training files share the columns of <UNKNOWN>.
 * Files are split at random into training and test files. Rows keep the order of
-  the text. The training rows come first. Some modules resemble each other, such
-  as posixpath and ntpath, or the tables of encodings.
+  the text. The training rows come first. {cap}
+  of a file are there. Some modules resemble each other, such as posixpath and ntpath.
 * Classes 0 to {last_class} are the tokens of the training files, most frequent
   first. Further classes occur in test files only. No classifier can predict
   them. They stay in the test part and count as misses.
@@ -70,6 +70,7 @@ def load_python_tokens(
     n_distances=4,
     window=20,
     min_count=2,
+    max_rows_per_file=10_000,
     test_size=0.1,
     random_state=0,
     return_X_y=False,
@@ -78,13 +79,13 @@ def load_python_tokens(
 
     The source text is that of the running Python: nothing is downloaded, and the
     numbers differ a little from one version to the next. All files together are about
-    1.6 million rows with 27,000 classes, and take about ten seconds.
+    1.3 million rows with 25,000 classes, and take about ten seconds.
 
     Parameters
     ----------
     n_files : int, default=None
         Number of files to read, at least 2, drawn at random. ``None``, or more
-        than there are, reads all of them (about 700).
+        than there are, reads all of them (about 600).
     n_distances : int, default=4
         Number of previous tokens that are one-hot encoded by distance, 1 to 100.
     window : int, default=20
@@ -92,6 +93,9 @@ def load_python_tokens(
     min_count : int, default=2
         A token seen fewer times than this in the training files shares the columns
         of ``<UNKNOWN>``. It is still a class.
+    max_rows_per_file : int or None, default=10_000
+        Rows of a file, at most: its first ones. So no long file makes up most of a
+        small test part. ``None`` takes all.
     test_size : float, default=0.1
         Share of the files that are test files, above 0 and below 1. Each part has at
         least one file.
@@ -159,9 +163,12 @@ def load_python_tokens(
     check_split(n_files, min_count, test_size)
     check_number(n_distances, "n_distances", Integral, min_val=1, max_val=100)
     check_number(window, "window", Integral, min_val=0, max_val=500)
+    if max_rows_per_file is not None:
+        check_number(max_rows_per_file, "max_rows_per_file", Integral, min_val=1)
     random_state = check_random_state(random_state)
 
     files, _ = read_library(_read_tokens, n_files, random_state)
+    files = {path: tokens[:max_rows_per_file] for path, tokens in files.items()}
     paths, n_train_files = split_files(files, test_size, random_state)
 
     # Tokens are numbered by falling count in the training files, then by name.
@@ -194,10 +201,14 @@ def load_python_tokens(
     blocks = [f"token[-{j}]" for j in range(1, n_distances + 1)]
     blocks += [f"last{window}"] * (window > 0)
     classes_test = np.unique(target[n_train:])
+    cap = "All rows"
+    if max_rows_per_file is not None:
+        cap = f"At most the first {max_rows_per_file:,} rows"
     descr = _DESCR.format(
         version=sysconfig.get_python_version(),
         n_distances=n_distances,
         window=window,
+        cap=cap,
         min_count=min_count,
         last_class=n_classes_train - 1,
         files=(n_train_files, len(paths) - n_train_files),

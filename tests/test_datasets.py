@@ -79,7 +79,22 @@ def test_labels_are_the_tokens_of_the_files(real):
     root = Path(sysconfig.get_paths()["stdlib"])
     assert len(real.filenames) == 12
     for path, tokens in texts(real).items():
-        assert tokens == slow_tokens(root / path)
+        assert tokens == slow_tokens(root / path)[:10_000]
+
+
+def test_long_files_are_cut(real):
+    cut = load_python_tokens(
+        n_files=12, min_count=3, test_size=0.3, max_rows_per_file=100
+    )
+    whole = texts(real)
+    assert min(map(len, whole.values())) < 100 < max(map(len, whole.values()))
+    assert texts(cut) == {path: tokens[:100] for path, tokens in whole.items()}
+    assert "At most the first 100 rows" in cut.DESCR
+
+
+def test_tables_are_left_out(library):
+    library({f"{name}.py": "x = 1\n" for name in ("a", "b", "encodings/cp1")})
+    assert load_python_tokens().filenames.size == 2
 
 
 def test_rows_agree_with_a_slow_rebuild(real):
@@ -285,6 +300,7 @@ def test_missing_sources(library, tmp_path):
         ({"window": -1}, ValueError, "window == -1, must be >= 0"),
         ({"window": 501}, ValueError, "window == 501, must be <= 500"),
         ({"min_count": 0}, ValueError, "min_count == 0, must be >= 1"),
+        ({"max_rows_per_file": 0}, ValueError, "max_rows_per_file == 0, must be >= 1"),
         ({"test_size": 0}, ValueError, "test_size == 0, must be > 0 and < 1"),
         ({"test_size": 1.0}, ValueError, "test_size == 1.0, must be > 0 and < 1"),
         ({"test_size": np.nan}, ValueError, "test_size == nan, must be"),
