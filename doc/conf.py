@@ -1,8 +1,8 @@
 """Configuration of Sphinx.
 
-Two variables of the environment change a build: DOCS_OFFLINE=1 leaves out the links to
-the documentation of other packages, and DOCS_GALLERY=0 shows the examples without
-running them.
+Three variables of the environment change a build: DOCS_OFFLINE=1 leaves out the links to
+the documentation of other packages, DOCS_GALLERY=0 shows the examples without running
+them, and DOCS_REPOSITORY is the address of the repository that the header links to.
 """
 
 import os
@@ -23,12 +23,13 @@ release = version = sklearn_mach.__version__
 extensions = [
     "figures",
     "kernels",
-    "mathml",
     "numpydoc",
     "results",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # formulas look the same everywhere, also offline
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
@@ -115,20 +116,29 @@ warnings.filterwarnings("ignore", message=".*is non-interactive")
 # Appearance ---------------------------------------------
 
 html_theme = "pydata_sphinx_theme"
-html_title = "sklearn_mach"
+html_title = f"sklearn_mach {version}"
+html_logo = "_static/logo.svg"
+html_favicon = "_static/logo.svg"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
-WITHOUT_SIDEBAR = ["user_guide", "changes", "contributing", "defaults", "gpu"]
-html_sidebars = {page: [] for page in [*WITHOUT_SIDEBAR, "auto_examples/*"]}
+html_sidebars = {"index": [], "get_started": [], "auto_examples/*": []}
 html_theme_options = {
-    "logo": {"text": "sklearn_mach"},
+    "logo": {"text": f"sklearn_mach {version}"},
+    "header_links_before_dropdown": 6,
     "navbar_align": "left",
-    "navbar_end": ["theme-switcher"],
+    "navbar_end": ["theme-switcher", "navbar-icon-links"],
     "footer_start": ["copyright"],
     "footer_end": ["theme-version"],
     "show_nav_level": 2,
-    "show_prev_next": False,
 }
+if "DOCS_REPOSITORY" in os.environ:
+    html_theme_options["icon_links"] = [
+        {
+            "name": "Repository",
+            "url": os.environ["DOCS_REPOSITORY"],
+            "icon": "fa-solid fa-code-branch",
+        }
+    ]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

@@ -13,7 +13,15 @@ MACH = "C0"  # MACH has this colour in all figures
 # Text and lines, by the background of the page.
 INK = {"light": "#222832", "dark": "#ced6dd"}
 # The cycle of mach.mplstyle, lighter where the page is dark.
-DARK_CYCLE = ["4DA6E0", "FF8A3D", "2CC79B", "E39CC4", "F2BB45", "8CCBF2", "A0A0A0"]
+DARK_CYCLE = [
+    "#4DA6E0",
+    "#FF8A3D",
+    "#2CC79B",
+    "#E39CC4",
+    "#F2BB45",
+    "#8CCBF2",
+    "#A0A0A0",
+]
 
 
 def results(name):
@@ -34,6 +42,10 @@ def draw_both(name, draw):
                 plt.rcParams["axes.prop_cycle"] = plt.cycler(color=DARK_CYCLE)
             figure = draw()
             path = FOLDER / f"{name}-{mode}.svg"
-            figure.savefig(path, metadata={"Date": None})  # the same file each time
+            # Opaque on light pages, so that the README may show it on dark ones, too.
+            face = (
+                {"facecolor": "white", "transparent": False} if mode == "light" else {}
+            )
+            figure.savefig(path, metadata={"Date": None}, **face)  # no date: same file
             plt.close(figure)
             print(path.relative_to(HERE.parent))
