@@ -1,8 +1,9 @@
 """Configuration of Sphinx.
 
-Three variables of the environment change a build: DOCS_OFFLINE=1 leaves out the links to
-the documentation of other packages, DOCS_GALLERY=0 shows the examples without running
-them, and DOCS_REPOSITORY is the address of the repository that the header links to.
+Three variables of the environment change a build: DOCS_OFFLINE=1 leaves out the links
+to the documentation of other packages, DOCS_GALLERY=0 shows the examples without
+running them, and DOCS_REPOSITORY is the address of the repository, for a link in the
+header.
 """
 
 import os
