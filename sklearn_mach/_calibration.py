@@ -43,12 +43,12 @@ def log_prior(class_weights):
     return np.log(np.maximum(share, share[share > 0].min()) * share.size)
 
 
-def log_proportions(scores, scalars):
+def log_proportions(scores, best, scalars):
     """Logarithms of numbers proportional to the probabilities, in place of the scores.
 
-    scores (n, K), float64; scalars (3,): a, b and log c.
+    scores (n, any), float64; best (n, 1): the best scores of the rows; scalars (3,): a,
+    b and log c.
     """
-    best = scores.max(axis=1, keepdims=True)
     np.subtract(best, scores, out=scores)
     t, power = _shape(best, scalars)
     np.power(scores, power, out=scores)
@@ -56,28 +56,26 @@ def log_proportions(scores, scalars):
     return scores
 
 
-def proba_by_scalars(scores, scalars, chance):
-    """Probabilities in place of mean logarithms, scores (n, K), float64.
-
-    As the other two functions it has the scalars (3,) and the chance that two classes
-    collide, and does not use both.
-    """
-    np.exp(log_proportions(scores, scalars), out=scores)
-    proba_by_sum(scores, scalars, chance)
+# Numbers proportional to the probabilities of classes, in place of their float64 scores
+# (n, any). All have the best scores of the rows (n, 1), the scalars (3,) and the chance
+# that two classes collide, and use what they need.
 
 
-def proba_above_chance(scores, scalars, chance):
-    """Probabilities in place of means, of which collisions made `chance`."""
+def exp_of_gaps(scores, best, scalars, chance):
+    """Of mean logarithms."""
+    np.exp(log_proportions(scores, best, scalars), out=scores)
+
+
+def above_chance(scores, best, scalars, chance):
+    """Of means, of which collisions made `chance`."""
     if chance > 0:
         scores -= chance
         np.maximum(scores, 0, out=scores)
-        scores[~scores.any(axis=1)] = 1  # no class is above chance
-    proba_by_sum(scores, scalars, chance)
+        scores[best[:, 0] <= chance] = 1  # no class is above chance
 
 
-def proba_by_sum(scores, scalars, chance):
-    """Probabilities proportional to the scores, in their place."""
-    scores /= scores.sum(axis=1, keepdims=True)
+def as_scored(scores, best, scalars, chance):
+    """Of scores that are proportional themselves."""
 
 
 def _shape(best, scalars):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._calibration import proba_above_chance, proba_by_scalars, proba_by_sum
+from ._calibration import above_chance, as_scored, exp_of_gaps
 from ._compat import njit, read_only
 from ._lanes import LANES, ROWS, aligned, has_lookup, min_class, sum_class
 from ._topk import Prepared, offset_levels, search
@@ -93,7 +93,7 @@ class Decoder(NamedTuple):
 
     merge: str  # of MERGES
     is_log: bool  # whether bucket scores are logarithms of the probabilities
-    to_proba: Callable  # (scores (n, K), scalars, chance): in place, of `_calibration`
+    proportions: Callable  # (scores, best, scalars, chance): in place, `_calibration`
 
     def divisor(self, n_repetitions):
         """What bucket scores are divided by: R where the decoder adds them."""
@@ -106,10 +106,10 @@ MERGES = {
     "median": Merge(_median_tile, middle=lambda R: ((R - 1) // 2, R // 2)),
 }
 DECODERS = {
-    "log_mean": Decoder("sum", is_log=True, to_proba=proba_by_scalars),
-    "mean": Decoder("sum", is_log=False, to_proba=proba_above_chance),
-    "min": Decoder("min", is_log=False, to_proba=proba_by_sum),
-    "median": Decoder("median", is_log=False, to_proba=proba_by_sum),
+    "log_mean": Decoder("sum", is_log=True, proportions=exp_of_gaps),
+    "mean": Decoder("sum", is_log=False, proportions=above_chance),
+    "min": Decoder("min", is_log=False, proportions=as_scored),
+    "median": Decoder("median", is_log=False, proportions=as_scored),
 }
 
 
@@ -236,6 +236,23 @@ def decode_scores(scores, table, *, merge="sum", offset=None, out=None):
         for first, last in _tiles(K):
             block[:, first:last] = merged(first, last)[:, : len(block)].T
     return out
+
+
+def sum_over_classes(function, scores, table, *, merge="sum", offset=None):
+    """Sums of function(scores, rows) over all classes, float64 (n,).
+
+    function takes the scores of some classes, float64 (n_rows, n_classes), which it may
+    change, and the slice of their rows; it gives an array of that shape.  All of shape
+    (n, K) is never there.
+    """
+    totals = np.zeros(len(scores))
+    for rows, merged in _blocks(scores, table, merge, offset):
+        own = totals[rows]
+        for first, last in _tiles(len(table)):
+            # classes innermost: their sum does not depend on the number of rows
+            part = merged(first, last)[:, : own.size].T.astype(np.float64, order="C")
+            own += function(part, rows).sum(axis=1)
+    return totals
 
 
 def rank_of(scores, table, y, *, merge="sum", offset=None):

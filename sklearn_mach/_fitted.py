@@ -62,11 +62,12 @@ class Fitted:
         _, *places = self._fitted.model.likely(X, self._how())
         return self._indicator(*places, X.shape[0])
 
-    def predict_topk(self, X, k=5, return_scores=False):
+    def predict_topk(self, X, k=5, *, return_scores=False, return_proba=False):
         """Predict the k best classes of each row without scoring them all at once.
 
         Memory is that of the lists and a bound, whatever `k` and the number of classes:
-        the :ref:`user_guide` has both.
+        the :ref:`user_guide` has both.  Of a pipeline or a search call
+        :func:`sklearn_mach.predict_topk`.
 
         Parameters
         ----------
@@ -75,6 +76,10 @@ class Fitted:
             From 1 to the number of classes.
         return_scores : bool, default=False
             Whether to return the scores too.
+        return_proba : bool, default=False
+            Whether to return the probabilities too.  With one label a row they are
+            divided by a sum over all classes, which takes about as long as
+            `predict_proba` and none of its memory.
 
         Returns
         -------
@@ -83,11 +88,29 @@ class Fitted:
             labels the numbers of their columns in y.
         scores : ndarray of shape (n_samples, k), float32
             Scores as in `decision_function`, if `return_scores`.
+        proba : ndarray of shape (n_samples, k), float64
+            Probabilities as in `predict_proba`, if `return_proba`.
+
+        Examples
+        --------
+        >>> from sklearn.datasets import load_iris
+        >>> from sklearn_mach import MACHClassifier
+        >>> X, y = load_iris(return_X_y=True)
+        >>> model = MACHClassifier(random_state=0).fit(X, y)
+        >>> labels, proba = model.predict_topk(X[:1], k=2, return_proba=True)
+        >>> labels
+        array([[0, 1]])
+        >>> bool((proba == model.predict_proba(X[:1])[:, :2]).all())
+        True
         """
         X = self._checked(X, k)
-        classes, scores = self._fitted.model.topk(X, k, self._how())
-        labels = self.classes_[classes]
-        return (labels, scores) if return_scores else labels
+        how = self._how()
+        classes, scores, *proba = self._fitted.model.topk(X, k, how, return_proba)
+        found = [self.classes_[classes]]
+        if return_scores:
+            found.append(scores)
+        found += proba
+        return tuple(found) if len(found) > 1 else found[0]
 
     def staged_predict(self, X):
         """Predict the best class of each row by the first r repetitions, r = 1..R.
@@ -249,7 +272,8 @@ class Fitted:
         Raises
         ------
         MemoryError
-            If the probabilities would not fit in the free memory; use `predict_topk`.
+            If the probabilities would not fit in the free memory; use `predict_topk`
+            with `return_proba`.
         """
         X = self._checked(X)
         return self._fitted.model.scores(X, self._how(), proba=True)

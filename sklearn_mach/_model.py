@@ -21,7 +21,14 @@ from ._calibration import (
     log_prior,
     summarize,
 )
-from ._decoding import DECODERS, decode_scores, decode_topk, prepare, rank_of
+from ._decoding import (
+    DECODERS,
+    decode_scores,
+    decode_topk,
+    prepare,
+    rank_of,
+    sum_over_classes,
+)
 from ._lanes import ROWS
 from ._memory import format_bytes, free_memory
 from ._stages import decode_stages
@@ -201,13 +208,19 @@ class Model:
         scorer, scale, _ = self._bound(how)
         return scorer.bucket_scores(X, *scale)
 
-    def topk(self, X, k, how):
-        """The k best classes of each row, int64 (n, k), and their scores, float32."""
+    def topk(self, X, k, how, proba=False):
+        """The k best classes of each row, int64 (n, k), and their scores, float32.
+
+        With `proba` their probabilities, too, float64: those of several labels depend
+        on no others, and else they are divided by sums over all classes.
+        """
         scorer, scale, options = self._bound(how)
-        searches = scorer.searches(k, options["merge"])
+        needs_sums = proba and not self.several
+        searches = not needs_sums and scorer.searches(k, options["merge"])
 
         classes = np.empty((X.shape[0], k), np.int64)
         merged = np.empty(classes.shape, np.float32)
+        sums = np.empty((X.shape[0], 1))
 
         def find(X, rows):
             if searches:
@@ -216,10 +229,36 @@ class Model:
                 scores, prepared = scorer.bucket_scores(X, *scale), self._prepared
                 best = decode_topk(scores, self.table, k, prepared=prepared, **options)
             classes[rows], merged[rows] = best  # long lists are not held twice
+            if needs_sums:
+                first = best[1][:, :1].astype(np.float64)
+
+                def weigh(part, rows):
+                    return self._proportions(part, first[rows], how)
+
+                given = weigh, scores, self.table
+                sums[rows, 0] = sum_over_classes(*given, **options)
 
         # a device that searches is busy with one chunk
         self._map_chunks(find, X, 1 if searches else how.n_threads)
-        return classes, self._finished(merged, how)
+        if needs_sums:
+            values = merged.astype(np.float64)
+            values = self._proportions(values, values[:, :1].copy(), how)
+            return classes, merged, np.divide(values, sums, out=values)
+        merged = self._finished(merged, how)
+        if proba:
+            return classes, merged, expit(merged, dtype=np.float64)
+        return classes, merged
+
+    def _proportions(self, scores, best, how):
+        """Numbers proportional to probabilities, in place of float64 scores (n, any).
+
+        best (n, 1): the best scores of the rows.
+        """
+        scalars = self.scalars
+        if scalars is None:
+            scalars = np.log(digits(self.n_classes, self.n_buckets)), 0.0, 0.0
+        DECODERS[how.decoder].proportions(scores, best, scalars, self.chance)
+        return scores
 
     def _finished(self, scores, how):
         """Merged scores as they are given: in place, log odds of several classes."""
@@ -304,16 +343,15 @@ class Model:
         shape, dtype = (X.shape[0], self.n_classes), np.float64 if proba else np.float32
         _check_room(shape, dtype)
         scorer, scale, options = self._bound(how)
-        out, scalars = np.empty(shape, dtype), self.scalars
-        if scalars is None:
-            scalars = np.log(digits(self.n_classes, self.n_buckets)), 0.0, 0.0
+        out = np.empty(shape, dtype)
 
         def score(X, rows):
             scores, part = scorer.bucket_scores(X, *scale), out[rows]
             if not self.several:
                 decode_scores(scores, self.table, out=part, **options)
                 if proba:
-                    DECODERS[how.decoder].to_proba(part, scalars, self.chance)
+                    self._proportions(part, part.max(axis=1, keepdims=True), how)
+                    part /= part.sum(axis=1, keepdims=True)
                 return
             # in float32 as `likely` has them, and so few that they take little memory
             for few in gen_batches(len(part), max(_FEW_SCORES // self.n_classes, ROWS)):

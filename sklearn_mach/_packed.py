@@ -85,9 +85,10 @@ class Packed(NamedTuple):
 
     def dense(self):
         """The weights that are stored, and intercepts: new float32 arrays."""
-        return self._unpacked(np.arange(self.scales.size)), self.intercepts.copy()
+        return self.rows(np.arange(self.scales.size)), self.intercepts.copy()
 
-    def _unpacked(self, features):
+    def rows(self, features):
+        """The weights of some features, by their numbers: a new float32 array."""
         W = np.zeros((features.size, self.intercepts.size), np.float32)
         work = np.empty(self.intercepts.size, np.float32)
         unpack(self._parts, self.bits, *read_only(features), work, W)
@@ -109,7 +110,7 @@ class Packed(NamedTuple):
                 for features in gen_batches(X.shape[1], _FEATURES):
                     part = X[:, features].astype(np.float32)
                     numbers = np.arange(features.start, features.stop)
-                    add_product(part, self._unpacked(numbers), Z)
+                    add_product(part, self.rows(numbers), Z)
                 return Z
             X = X.astype(np.float32)  # Numba does not know float16
         rows = parts_of(X)
@@ -130,7 +131,7 @@ class Packed(NamedTuple):
         features = np.flatnonzero(counts >= least)
         places = np.full(counts.size, -1)
         places[features] = np.arange(features.size)
-        return places[indices], self._unpacked(features)
+        return places[indices], self.rows(features)
 
     def columns(self, places):
         """The weights of these columns, with the same scales."""

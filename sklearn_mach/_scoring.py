@@ -5,11 +5,11 @@ from numbers import Integral
 import numpy as np
 import scipy.sparse as sp
 from sklearn import get_config
-from sklearn.pipeline import Pipeline
 from sklearn.utils import column_or_1d, gen_batches, indexable
 from sklearn.utils.validation import check_is_fitted
 
 from ._compat import _check_sample_weight
+from ._pipelines import opened, transformed
 from ._targets import Targets
 
 _CLASS_BYTES = 32  # a float64 score, and the copies that softmax and comparisons make
@@ -103,16 +103,9 @@ def check_positive(name, value):
 
 def unwrap(estimator, X, y, check_y=labels):
     """The classifier inside pipelines and searches, the X it receives, check_y(y)."""
-    while True:
-        if hasattr(estimator, "best_estimator_"):
-            estimator = estimator.best_estimator_
-        elif isinstance(estimator, Pipeline):
-            X = estimator[:-1].transform(X) if len(estimator) > 1 else X
-            estimator = estimator[-1]
-        else:
-            break
+    estimator, transformers = opened(estimator)
     check_is_fitted(estimator, "classes_")
-    y = check_y(y)
+    X, y = transformed(X, transformers), check_y(y)
     if y.ndim == 2 and y.shape[1] != len(estimator.classes_):
         raise ValueError(
             f"The indicator matrix has {y.shape[1]} columns, but "

@@ -52,6 +52,10 @@ class Float32(NamedTuple):
         """Of every row by itself: a new float32 array of shape (n_samples, R B)."""
         return logits(X, *self)
 
+    def rows(self, features):
+        """The weights of some features, by their numbers: a new float32 array."""
+        return self.weights[features]
+
     def columns(self, places):
         """The weights of these columns, in C order as kernels are fast."""
         return Float32(self.weights.take(places, axis=1), self.intercepts[places])
@@ -129,6 +133,10 @@ class Linear:
     def intercept(self):
         """Intercepts (R, B)."""
         return self.storage.intercepts.reshape(-1, self.n_buckets)
+
+    def rows(self, features):
+        """Weights of some features, by their numbers: float32 (n_features, R B)."""
+        return self.storage.rows(features)
 
     def check_compressible(self):
         """Refuse what cannot be compressed."""

@@ -18,6 +18,9 @@ TABLE = np.array([[0, 0], [0, 1], [1, 0], [1, 1], [2, 0], [2, 1]])
 PREDICTIONS = {
     "predict": lambda model, X: model.predict(X),
     "predict_topk": lambda model, X: model.predict_topk(X, 2),
+    "predict_topk with probabilities": lambda model, X: model.predict_topk(
+        X, 2, return_proba=True
+    )[1],
     "decision_function": lambda model, X: model.decision_function(X),
     "predict_proba": lambda model, X: model.predict_proba(X),
     "predict_log_proba": lambda model, X: model.predict_log_proba(X),

@@ -25,12 +25,12 @@ from sklearn.naive_bayes import GaussianNB, MultinomialNB
 
 from sklearn_mach import MACHClassifier, _model
 from sklearn_mach._calibration import (
+    above_chance,
+    as_scored,
+    exp_of_gaps,
     fit_adjustment,
     fit_scalars,
     log_proportions,
-    proba_above_chance,
-    proba_by_scalars,
-    proba_by_sum,
     summarize,
 )
 from sklearn_mach.datasets import make_many_classes
@@ -78,7 +78,8 @@ def test_equal_scores_leave_the_start():
     scores, y = np.zeros((5, 3), np.float32), np.array([0, 1, 2, 0, 1])
     found = fit_scalars([summarize(scores, y, np.ones(5))], 2.0)
     gaps = np.array([[0.0, 1.0]])
-    np.testing.assert_allclose(log_proportions(gaps - 1, found), 2 * (gaps - 1))
+    logs = log_proportions(gaps - 1, np.zeros((1, 1)), found)
+    np.testing.assert_allclose(logs, 2 * (gaps - 1))
 
 
 @pytest.fixture(scope="module")
@@ -295,28 +296,28 @@ def test_rows_of_which_all_classes_are_true_say_nothing_of_the_adjustment():
     assert fit_adjustment(scores, log_prior, own, np.ones(500)) == 0
 
 
-def test_probabilities_follow_from_scores_by_scalars_chance_or_sum():
+def test_proportions_follow_from_scores_by_scalars_chance_or_as_they_are():
     scores = np.array([[-1.0, -3.0, -1.5], [-2.0, -2.0, -9.0]])
     a, b, log_c = 0.5, -0.25, 0.2
     for chance in (0.0, 0.3):  # which does not count
         out = scores.copy()
-        proba_by_scalars(out, (a, b, log_c), chance)
+        exp_of_gaps(out, out.max(axis=1, keepdims=True), (a, b, log_c), chance)
         for row, found in zip(scores, out, strict=True):
             gap = row.max() - row
             odds = np.exp(-np.exp(a + b * row.max()) * gap ** np.exp(log_c))
-            assert_allclose(found, odds / odds.sum(), rtol=1e-12)
+            assert_allclose(found, odds, rtol=1e-12)
 
     scores = np.array([[0.5, 0.1, 0.3], [0.1, 0.2, 0.05]])
     for chance, expected in [
-        (0.0, scores / scores.sum(axis=1, keepdims=True)),
-        (0.2, [[0.75, 0, 0.25], [1 / 3] * 3]),  # no class of the second is above
+        (0.0, scores),
+        (0.2, [[0.3, 0, 0.1], [1, 1, 1]]),  # no class of the second is above
     ]:
         out = scores.copy()
-        proba_above_chance(out, None, chance)
+        above_chance(out, out.max(axis=1, keepdims=True), None, chance)
         assert_allclose(out, expected, rtol=1e-12)
     out = scores.copy()
-    proba_by_sum(out, None, 0.2)
-    assert_allclose(out, scores / scores.sum(axis=1, keepdims=True), rtol=1e-12)
+    as_scored(out, out.max(axis=1, keepdims=True), None, 0.2)
+    assert_array_equal(out, scores)
 
 
 # The method of the estimator --------------------------------------------------------

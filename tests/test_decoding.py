@@ -326,7 +326,7 @@ def max_tile(lanes, table, offset, first, last, work, tile):
 @pytest.mark.parametrize("n, k", [(1, 1), (1, 5), (70, 5), (35, 300)])
 def test_a_new_decoder_is_a_kernel_and_two_lines(monkeypatch, kind, n, k):
     monkeypatch.setitem(_decoding.MERGES, "max", Merge(max_tile))
-    max_of = Decoder("max", is_log=False, to_proba=DECODERS["min"].to_proba)
+    max_of = Decoder("max", is_log=False, proportions=DECODERS["min"].proportions)
     monkeypatch.setitem(DECODERS, "max", max_of)
     assert DECODERS["max"].divisor(8) == 1
     rng = np.random.default_rng([KINDS.index(kind), n, k])
