@@ -37,7 +37,12 @@ MOST_NOT_RUN = 8  # in all pages: each is code that nothing checks
 BLOCK = re.compile(r"^( *)\.\. (?:code-block:: python|setup)$")
 NOT_RUN = re.compile(r"^ *\.\. not run: (.+)$")
 
-pytestmark = pytest.mark.skipif(not DOC.exists(), reason="only in a checkout")
+pytestmark = [
+    pytest.mark.skipif(not DOC.exists(), reason="only in a checkout"),
+    # Ray does not wait for the processes that it starts.
+    pytest.mark.filterwarnings("ignore:subprocess .* still running:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
 
 
 class Block(NamedTuple):
