@@ -6,24 +6,24 @@ Seconds and bytes of a fit on the workers of Dask or Ray, beside local threads, 
 next-token problem of Python's own library. All workers are processes of this machine;
 fits take turns, and each figure is the median of the runs.
 
-    python examples/bench_cluster.py [--engine ray] [--files 100] [--workers 1 2 4]
+    python examples/bench_cluster.py [--engine dask ray] [--files 100]
+        [--workers 1 2 4] [--save FILE]
 
 Bytes are, of Dask, those that the loopback device has carried: from this process to the
 scheduler, from there to a worker, and from a worker to the next. Of Ray, they are what
 its store of the node, in /dev/shm, holds at most: the rows once, in memory that all its
 workers map, and the results. ``rows`` says how many times the bytes of X that is.
+``--save`` writes the table to a file for the documentation.
 """
 
 import argparse
-import os
-import platform
 import shutil
 import threading
 import time
 from contextlib import contextmanager
-from importlib.metadata import version
 from statistics import median
 
+import bench_results
 import joblib
 import numpy as np
 import psutil
@@ -77,6 +77,15 @@ def ray_workers(n_workers):
 
 
 WORKERS = {"dask": dask_workers, "ray": ray_workers}
+PACKAGES = ("joblib", "distributed", "ray")
+HEAD = [
+    "engine",
+    "workers",
+    "threads, s",
+    "workers, s",
+    "MB carried or stored",
+    "equal weights",
+]
 
 
 def timed_fit(model, X, y):
@@ -91,43 +100,24 @@ def arrays(model):
     return [a for e in model.estimators_ for a in (e.coef_, e.intercept_)]
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--engine", choices=WORKERS, default="dask")
-    parser.add_argument("--files", type=int, help="of the library; all by default")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument(
-        "--epochs", type=int, help="of a fit; by default its own number"
-    )
-    parser.add_argument("--base", action="store_true", help="SGDClassifier as a base")
-    options = parser.parse_args()
-    tokens = load_python_tokens(n_files=options.files)
-    X, y = normalize(tokens.data_train), tokens.target_train
+def compare(engine, model, X, y, options):
+    """Lists of what HEAD names, a number of workers each."""
     n_bytes = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
-    base = SGDClassifier(loss="log_loss", max_iter=5, tol=None)
-    model = MACHClassifier(base if options.base else None, random_state=0)
-    model.set_params(max_iter=options.epochs or "auto")
-    if options.base:
-        model.set_params(n_repetitions=8, n_buckets=16)
-    engine = {"dask": "distributed", "ray": "ray"}[options.engine]
-    versions = [f"{name} {version(name)}" for name in ("numpy", "joblib", engine)]
-    print(platform.platform(), f"{os.cpu_count()} cores", *versions, sep=", ")
-    print(f"{X.shape[0]:,} rows, {X.shape[1]:,} columns, {n_bytes / 1e6:,.0f} MB")
-    print("workers  local s  there s  ratio  MB sent   rows  equal")
+    print(f"\n{engine}\nworkers  local s  there s  ratio  MB sent   rows  equal")
+    rows = []
     for n_workers in options.workers:
-        with WORKERS[options.engine](n_workers) as sent:
+        with WORKERS[engine](n_workers) as sent:
             there, local, carried = [], [], []
             # compiles or loads the kernels of all, for weights of the same shape
-            with joblib.parallel_config(options.engine, n_jobs=n_workers):
+            with joblib.parallel_config(engine, n_jobs=n_workers):
                 model.fit(X[:20_000], y[:20_000])
             for _ in range(options.repeat):
                 model.set_params(n_jobs=n_workers)
                 local.append(timed_fit(model, X, y))
                 expected = arrays(model)
                 model.set_params(n_jobs=None)
-                before = sent() if options.engine == "dask" else 0
-                with joblib.parallel_config(options.engine, n_jobs=n_workers):
+                before = sent() if engine == "dask" else 0
+                with joblib.parallel_config(engine, n_jobs=n_workers):
                     there.append(timed_fit(model, X, y))
                 carried.append(sent() - before)
                 equal = all(map(np.array_equal, arrays(model), expected))
@@ -137,9 +127,44 @@ def main():
             f"{median(carried) / 1e6:7,.0f}  {median(carried) / n_bytes:5.1f}  {equal}",
             flush=True,
         )
+        cells = [f"{median(local):.0f}", f"{median(there):.0f}"]
+        cells += [f"{median(carried) / 1e6:,.0f}", "yes" if equal else "no"]
+        rows.append([engine, str(n_workers), *cells])
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--engine", choices=WORKERS, nargs="+", default=["dask"])
+    parser.add_argument("--files", type=int, help="of the library; all by default")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument(
+        "--epochs", type=int, help="of a fit; by default its own number"
+    )
+    parser.add_argument("--base", action="store_true", help="SGDClassifier as a base")
+    parser.add_argument("--save", metavar="FILE", help="write the table as JSON")
+    options = parser.parse_args()
+    tokens = load_python_tokens(n_files=options.files)
+    X, y = normalize(tokens.data_train), tokens.target_train
+    n_bytes = X.data.nbytes + X.indices.nbytes + X.indptr.nbytes
+    base = SGDClassifier(loss="log_loss", max_iter=5, tol=None)
+    model = MACHClassifier(base if options.base else None, random_state=0)
+    model.set_params(max_iter=options.epochs or "auto")
+    if options.base:
+        model.set_params(n_repetitions=8, n_buckets=16)
+    print(bench_results.machine(), *bench_results.versions(*PACKAGES), sep=", ")
+    print(f"{X.shape[0]:,} rows, {X.shape[1]:,} columns, {n_bytes / 1e6:,.0f} MB")
+    rows = []
+    for engine in options.engine:
+        rows += compare(engine, model, X, y, options)
     shape = f"R = {model.n_repetitions_}, B = {model.n_buckets_}"
     sizes = sum(a.nbytes for a in arrays(model))
     print(f"{shape}, weights {sizes / 1e6:,.0f} MB")
+    if options.save:
+        data = {"rows": X.shape[0], "columns": X.shape[1]}
+        data |= {"bytes of rows": n_bytes, "bytes of weights": sizes}
+        bench_results.save(options.save, HEAD, rows, packages=PACKAGES, data=data)
 
 
 if __name__ == "__main__":  # workers import this file

@@ -1,10 +1,10 @@
 """Fits from blocks of rows beside fits in memory; kills of a fit with a checkpoint.
 
-    python examples/bench_stream.py PATH [--threads 2] [--kinds memory,blocks,sorted,vw]
-        [--kills 0]
+    python examples/bench_stream.py PATH ... [--threads 2] [--kills 0]
+        [--kinds memory,blocks,sorted,vw] [--save FILE]
 
 PATH is a folder of the kind that ``bench_peers.py`` describes. MACHClassifier has its
-defaults.
+defaults. ``--save`` writes the table to a file for the documentation.
 
     memory   all rows are in memory
     blocks   in blocks of 5,000 rows, in the order of the file
@@ -33,6 +33,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import bench_results
 import numpy as np
 from bench_peers import load, versions
 from sklearn.datasets import load_svmlight_file
@@ -42,6 +43,13 @@ from sklearn_mach.datasets import make_many_classes, read_vw
 
 N_ROWS = 5_000  # of a block
 KINDS = "memory,blocks,sorted,vw"
+NAMES = {
+    "memory": "in memory",
+    "blocks": "in blocks",
+    "sorted": "in blocks, sorted by label",
+    "vw": "from Vowpal Wabbit text",
+}
+HEAD = ["data", "rows", "top-1", "top-5", "fit, s", "memory besides the weights, MB"]
 
 
 def status(name):
@@ -101,8 +109,8 @@ def one_fit(path, kind, threads, vw, checkpoint):
     print(json.dumps(found, default=float))
 
 
-def start(args, kind, vw, checkpoint=None):
-    command = [sys.executable, __file__, args.path, "--one", kind, "--vw", vw]
+def start(path, args, kind, vw, checkpoint=None):
+    command = [sys.executable, __file__, str(path), "--one", kind, "--vw", vw]
     command += ["--threads", str(args.threads)]
     if checkpoint is not None:
         command += ["--checkpoint", checkpoint]
@@ -116,20 +124,20 @@ def result(process):
     return json.loads(output.splitlines()[-1])
 
 
-def kill(args, kind, vw):
+def kill(path, args, kind, vw):
     """Kill fits at random moments, and count those that end in the same bits."""
     started = time.perf_counter()
-    whole = result(start(args, kind, vw))["digest"]
+    whole = result(start(path, args, kind, vw))["digest"]
     most = time.perf_counter() - started
     rng, n_same, n_states = random.Random(0), 0, 0
     for _ in range(args.kills):
         with tempfile.TemporaryDirectory() as folder:
-            process = start(args, kind, vw, folder)
+            process = start(path, args, kind, vw, folder)
             time.sleep(rng.uniform(0, most))
             process.send_signal(signal.SIGKILL)
             process.communicate()
             n_states += any(name.startswith("rep") for name in os.listdir(folder))
-            n_same += result(start(args, kind, vw, folder))["digest"] == whole
+            n_same += result(start(path, args, kind, vw, folder))["digest"] == whole
     print(
         f"{kind}: {n_same} of {args.kills} killed fits end in the same bits; "
         f"{n_states} had a state",
@@ -137,21 +145,11 @@ def kill(args, kind, vw):
     )
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("path")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--kinds", default=KINDS)
-    parser.add_argument("--kills", type=int, default=0)
-    parser.add_argument("--one", help=argparse.SUPPRESS)
-    parser.add_argument("--vw", help=argparse.SUPPRESS)
-    parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    path, kinds = Path(args.path), args.kinds.split(",")
-    if args.one:
-        return one_fit(path, args.one, args.threads, args.vw, args.checkpoint)
-    print(", ".join(versions()), flush=True)
+def compare(path, args):
+    """Lists of what HEAD names, a kind of rows each."""
     X, y = load(path, None)[:2]
+    kinds = args.kinds.split(",")
+    print(f"\n{path.name}: {X.shape[0]:,} rows, {X.shape[1]:,} columns", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         vw, svmlight = (os.path.join(folder, name) for name in ("rows.vw", "rows.svm"))
         if "vw" in kinds:
@@ -173,10 +171,10 @@ def main():
                 f"load_svmlight_file {size / theirs:.0f} MB/s"
             )
         del X, y
-        first = None
+        first, rows = None, []
         print(f"{'':8} seconds  ratio  peak MB  above MB")
         for kind in kinds:
-            found = result(start(args, kind, vw))
+            found = result(start(path, args, kind, vw))
             first = first or found["seconds"]
             scores = "  ".join(f"{k} {v:.4f}" for k, v in found["scores"].items())
             print(
@@ -184,9 +182,32 @@ def main():
                 f"{found['peak']:7.0f}  {found['above']:8.0f}  {scores}",
                 flush=True,
             )
+            cells = [f"{score:.3f}" for score in found["scores"].values()]
+            cells += [f"{found['seconds']:.0f}", f"{found['above']:.0f}"]
+            rows.append(["" if rows else path.name, NAMES[kind], *cells])
         if args.kills:
             for kind in kinds:
-                kill(args, kind, vw)
+                kill(path, args, kind, vw)
+    return rows
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("paths", metavar="PATH", type=Path, nargs="+")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--kinds", default=KINDS)
+    parser.add_argument("--kills", type=int, default=0)
+    parser.add_argument("--save", metavar="FILE", help="write the table as JSON")
+    parser.add_argument("--one", help=argparse.SUPPRESS)
+    parser.add_argument("--vw", help=argparse.SUPPRESS)
+    parser.add_argument("--checkpoint", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        return one_fit(args.paths[0], args.one, args.threads, args.vw, args.checkpoint)
+    print(", ".join(versions()), flush=True)
+    rows = [row for path in args.paths for row in compare(path, args)]
+    if args.save:
+        bench_results.save(args.save, HEAD, rows)
 
 
 if __name__ == "__main__":
