@@ -182,13 +182,15 @@ with tempfile.TemporaryDirectory() as folder:
     rates = [per_second(lambda m=m: m.predict_topk(batch, k=5), 2000) for m in models]
     data["batch"] = rates
     add("samples a second, a batch of 2,000", *(f"{rate:,.0f}" for rate in rates))
-    with ThreadPoolExecutor(2) as pool:
-        rates = [
-            per_second(lambda m=m: list(pool.map(m.predict_topk, rows)), 2000)
-            for m in models
-        ]
-    data["two threads"] = rates
-    add("samples a second, one by one, two threads", *(f"{r:,.0f}" for r in rates))
+    for n_threads in 1, 2:
+        with ThreadPoolExecutor(n_threads) as pool:
+            rates = [
+                per_second(lambda m=m: list(pool.map(m.predict_topk, rows)), 2000)
+                for m in models
+            ]
+        what = f"samples a second, one by one, threads: {n_threads}"
+        data[what] = rates
+        add(what, *(f"{rate:,.0f}" for rate in rates))
 
     sizes = [os.path.getsize(file) / 1e6 for file in files]
     accuracy = [m.score(batch, y_new) for m in models]
