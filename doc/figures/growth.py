@@ -34,18 +34,19 @@ def ticks(axis, places, names):
     axis.set_minor_formatter(NullFormatter())
 
 
-def line(axes, curve, color, name, above):
-    """One cost by K, dashed where it was computed, with its name at the end."""
+def line(axes, curve, color, name, place):
+    """One cost by K, dashed where it was computed; `place` of the name is in points."""
     K, costs, computed = map(np.array, curve)
     last = np.flatnonzero(~computed)[-1]
     axes.loglog(K[: last + 1], costs[: last + 1], color=color, marker="o")
     axes.loglog(K[last:], costs[last:], color=color, linestyle="--")
+    above = place[1] > 0
     axes.annotate(
         name,
-        (K[-1], costs[-1]),
-        (0, 8 if above else -8),
+        (K[-1], costs[-1]) if above else (K[0], costs[0]),
+        place,
         textcoords="offset points",
-        ha="right",
+        ha="right" if above else "left",
         va="bottom" if above else "top",
         color=color,
     )
@@ -58,10 +59,10 @@ def by_classes():
     for axes, (cost, (title, places, names)) in zip(
         panels, PANELS.items(), strict=True
     ):
-        line(axes, curves[cost]["ovr"], "C1", "one-vs-rest", True)
-        line(axes, curves[cost]["mach"], style.MACH, "MACH", False)
+        line(axes, curves[cost]["ovr"], "C1", "one-vs-rest", (0, 8))
+        line(axes, curves[cost]["mach"], style.MACH, "MACH", (8, -8))
         axes.set_title(title)
-        axes.margins(y=0.15)
+        axes.margins(y=0.2)
         ticks(axes.yaxis, places, names)
     ticks(axes.xaxis, COUNTS, SHORT)
     axes.set_xlabel("classes")
@@ -79,28 +80,20 @@ def by_size():
         measured = data["sweeps"][letter]
         x = np.array([figures[letter] for figures in measured], float)
         seconds = np.array([figures["fit"] for figures in measured])
-        slope = data["slopes"][letter]["fit"][0]
-        color = f"C{number + 1}" if letter != "K" else style.MACH
+        color = style.MACH if letter == "K" else f"C{number + 1}"
         axes.loglog(x / x[0], seconds / seconds[0], marker="o", color=color)
-        ends.append([x[-1] / x[0], seconds[-1] / seconds[0], color, name, slope])
-    most = max(end[0] for end in ends)
-    widest = max(x for x, *_, slope in ends if slope > 0.5)
-    axes.loglog([1, widest], [1, widest], ":", color="C6", zorder=0)
-    axes.annotate(
-        "in proportion ",
-        (widest**0.5, widest**0.5),
-        ha="right",
-        va="bottom",
-        color="C6",
-    )
+        text = f"{name} ({data['slopes'][letter]['fit'][0]:.2f})"
+        ends.append([x[-1] / x[0], seconds[-1] / seconds[0], color, text])
+    most, highest = (max(values) for values in list(zip(*ends, strict=True))[:2])
+    axes.loglog([1, highest], [1, highest], ":", color="C6", zorder=0)
+    ends.append([highest, highest, "C6", "in proportion (1)"])
     # Names stand at the right, apart from each other, in the order of the ends.
-    low, high = (np.log(limit) for limit in axes.get_ylim())
-    apart, place = 0.07 * (high - low), -np.inf
-    for x, y, color, name, slope in sorted(ends, key=lambda end: end[1]):
-        place = max(np.log(y), place + apart)
-        text = f"{name} ({slope:.2f})".replace("-0.00", "0.00")
+    low, high = np.log(axes.get_ylim())
+    apart, place = 0.07 * (high - low), np.inf
+    for x, y, color, text in sorted(ends, key=lambda end: -end[1]):
+        place = min(np.log(y), place - apart)
         axes.annotate(
-            text,
+            text.replace("-0.00", "0.00"),
             (x, y),
             (1.25 * most, np.exp(place)),
             color=color,

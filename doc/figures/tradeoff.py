@@ -8,8 +8,8 @@ import numpy as np
 import style
 from matplotlib.ticker import NullFormatter
 
-PLACES = [3e6, 1e7, 3e7, 1e8, 3e8, 1e9, 3e9, 1e10]
-NAMES = ["3 MB", "10 MB", "30 MB", "100 MB", "300 MB", "1 GB", "3 GB", "10 GB"]
+PLACES = [1e6, 1e7, 1e8, 1e9, 1e10]
+NAMES = ["1 MB", "10 MB", "100 MB", "1 GB", "10 GB"]
 LARGE = 15  # points, which a phone still shows
 
 
@@ -20,14 +20,14 @@ def lines(axes, found):
         points = [point for point in found["sizes"] if point["B"] == B]
         points.sort(key=lambda point: point["R"])
         n_bytes, top1 = ([p[name] for p in points] for name in ("bytes", "top1"))
-        alpha = np.interp(number, [0, len(buckets) - 1], [0.35, 1])
+        alpha = np.interp(number, [0, len(buckets) - 1], [0.3, 0.7])
         axes.semilogx(n_bytes, top1, color=style.MACH, alpha=alpha)
         for point in points:
             if point["bound"]:
                 place = point["bytes"], point["top1"]
                 axes.plot(*place, "o", color=style.MACH, mfc="none", ms=11)
         axes.annotate(
-            f"{B}",
+            f"B = {B}" if number == 0 else f"{B}",
             (n_bytes[0], top1[0]),
             (-4, -4),
             textcoords="offset points",
@@ -37,7 +37,7 @@ def lines(axes, found):
         )
     small = found["compressed"]
     n_bytes, top1 = ([point[name] for point in small] for name in ("bytes", "top1"))
-    axes.semilogx(n_bytes, top1, color="C2", marker="s")
+    axes.semilogx(n_bytes, top1, color=style.MACH, marker="s")
     middle = len(small) // 2
     axes.annotate(
         "compressed",
@@ -46,7 +46,7 @@ def lines(axes, found):
         textcoords="offset points",
         ha="right",
         va="bottom",
-        color="C2",
+        color=style.MACH,
     )
     axes.axvline(found["one_vs_rest"], color="C1", linestyle="--")
     bottom, top = axes.get_ylim()
