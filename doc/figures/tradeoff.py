@@ -48,6 +48,7 @@ def lines(axes, found):
         va="bottom",
         color=style.MACH,
     )
+    axes.margins(y=0.12)
     axes.axvline(found["one_vs_rest"], color="C1", linestyle="--")
     bottom, top = axes.get_ylim()
     axes.annotate(
