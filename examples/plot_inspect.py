@@ -3,9 +3,9 @@
 Reading a fitted model
 ======================
 
-A class of MACH has no weights of its own: it has a bucket in each repetition, and
-shares every bucket with others. Which classes share buckets, and what a bucket has
-learned, can be read from a fitted model.
+See which classes share buckets, and what a bucket has learned. A class of MACH has no
+weights of its own: it has a bucket in each repetition, and shares every bucket with
+other classes.
 """
 
 # %%
@@ -22,9 +22,11 @@ from sklearn_mach import MACHClassifier
 from sklearn_mach.datasets import load_python_tokens
 from sklearn_mach.displays import ClassFrequencyDisplay
 
-tokens = load_python_tokens(n_files=60)
+plt.style.use("sklearn_mach.mach")
+tokens = load_python_tokens(n_files=120)
 X, y = normalize(tokens.data_train), tokens.target_train
-model = MACHClassifier(n_repetitions=16, n_buckets=64, random_state=0).fit(X, y)
+model = MACHClassifier(n_repetitions=16, n_buckets=64, n_jobs=2, random_state=0)
+model.fit(X, y)
 names, table = tokens.target_names, model.bucket_table_
 R, B, K = model.n_repetitions_, model.n_buckets_, model.classes_.size
 print(f"{K:,} classes in {R} repetitions of {B} buckets: about {K / B:.0f} in a bucket")
