@@ -20,7 +20,7 @@ import numpy as np
 from sklearn.model_selection import GroupShuffleSplit
 from sklearn.preprocessing import normalize
 
-from sklearn_mach import MACHClassifierCV
+from sklearn_mach import MACHClassifier, MACHClassifierCV
 from sklearn_mach.datasets import load_python_tokens
 from sklearn_mach.displays import MemoryCurveDisplay, RepetitionCurveDisplay
 from sklearn_mach.theory import plan
@@ -45,10 +45,10 @@ print(sizes)
 
 files = GroupShuffleSplit(n_splits=1, test_size=0.25, random_state=0)
 search = MACHClassifierCV(
+    MACHClassifier(n_jobs=2),
     n_buckets=[8, 16, 64],
     max_bytes=budget,
     cv=list(files.split(X_train, groups=tokens.groups[:n])),
-    n_jobs=2,
     random_state=0,
 )
 search.fit(X_train, y_train)

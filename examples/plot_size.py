@@ -48,7 +48,7 @@ print(f"accuracy {model.score(X_test, y_test):.3f}")
 # ``max_bytes`` leaves out those that matter least.
 
 smaller = [model.compress(bits=8)]
-smaller += [model.compress(max_bytes=int(mb * 1e6)) for mb in (32, 16, 8, 4, 2, 1)]
+smaller += [model.compress(max_bytes=int(mb * 1e6)) for mb in (16, 8, 4, 2, 1, 0.5)]
 sizes = np.array([small.model_bytes_ for small in smaller])
 scores = np.array([small.score(X_test, y_test) for small in smaller])
 for size, score in zip(sizes, scores, strict=True):
@@ -73,7 +73,7 @@ axes.semilogx(few_sizes / 1e6, few_scores, ".--", color="C0")
 axes.axvline(one_vs_rest_bytes / 1e6, color="C1", linestyle=":")
 for text, x, y, dx, dy in [
     (f"R = {R}, compressed", sizes[2] / 1e6, scores[2], 0, 12),
-    ("fewer repetitions", few_sizes[2] / 1e6, few_scores[2], 12, -4),
+    ("fewer repetitions", few_sizes[1] / 1e6, few_scores[1], 12, -4),
 ]:
     axes.annotate(text, (x, y), xytext=(dx, dy), textcoords="offset points", color="C0")
 axes.annotate(
@@ -84,6 +84,7 @@ axes.annotate(
     color="C1",
 )
 axes.set(xlabel="Megabytes of the model", ylabel="Accuracy")
+axes.xaxis.set_major_formatter("{x:g}")
 axes.set_title(f"Next token, {K:,} classes")
 plt.show()
 

@@ -47,6 +47,11 @@ MemoryCurveDisplay.from_estimators(models, X_test, y_test)
 plt.show()
 
 # %%
+# With one or two repetitions of 16 buckets the accuracy is near zero: some classes have
+# the same buckets, and nothing tells them apart. A few repetitions later the curve is
+# flat. Models of 5 to 20 MB are as accurate as softmax regression with 139 MB.
+
+# %%
 # Can the model tell all classes apart?
 # -------------------------------------
 # Two classes collide when they share the bucket in every repetition: no model can tell

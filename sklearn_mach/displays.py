@@ -558,7 +558,9 @@ class ReliabilityDisplay(_Display):
     def _draw(self, **line_kw):
         diagonal = "perfectly calibrated"
         if diagonal not in self.ax_.get_legend_handles_labels()[1]:
-            self.ax_.plot([0, 1], [0, 1], ":", color=_GREY, label=diagonal)
+            self.ax_.axline((0, 0), slope=1, ls=":", color=_GREY, label=diagonal)
+            style = {"fontsize": "small", "color": _GREY, "ha": "right"}
+            self.ax_.text(0.98, 0.04, f"dotted: {diagonal}", **style)
         style = {"marker": "s", "label": self.name, "clip_on": False} | line_kw
         (self.line_,) = self.ax_.plot(self.confidence, self.accuracy, **style)
         self.ax_.set(
@@ -724,23 +726,23 @@ def _name_lines(ax):
     """Write the name of each line at its end, in its colour, in place of a legend.
 
     All lines of the axes are named anew, as those of several displays may end at one
-    place: names that would overlap are moved apart.
+    place. A name stands where no line and no other name does, if there is such a place.
     """
     for text in [text for text in ax.texts if text.get_label() == "_name of a line"]:
         text.remove()
     ax.autoscale_view()  # places in pixels need the limits of the axes
-    ends = []
-    for line in ax.get_lines():
-        named = not line.get_label().startswith("_")
-        # Lines across the axes, as of axhline, are not in units of the data.
-        if named and line.get_transform() is ax.transData and len(line.get_xdata()):
-            xy = np.asarray(line.get_xydata())[-1]
-            ends.append((*ax.transData.transform(xy), xy, line))
-    placed = []
-    for x, y, xy, line in sorted(ends, key=lambda end: end[1]):
-        text = ax.annotate(
+    # Lines across the axes, as of axhline, are not in units of the data.
+    lines = [line for line in ax.get_lines() if line.get_transform() is ax.transData]
+    drawn = np.concatenate([np.empty((0, 2)), *(_pixels(line) for line in lines)])
+    places = [("left", (8, dy)) for dy in (0, 14, 28, 42)]
+    places += [("right", (-8, 0)), ("center", (0, 14)), ("center", (0, -14))]
+    names = []
+    for line in lines:
+        if line.get_label().startswith("_") or not len(line.get_xdata()):
+            continue
+        name = ax.annotate(
             line.get_label(),
-            xy,
+            line.get_xydata()[-1],
             xytext=(8, 0),
             textcoords="offset points",
             va="center",
@@ -748,13 +750,25 @@ def _name_lines(ax):
             label="_name of a line",
             annotation_clip=False,
         )
-        pixels = ax.figure.dpi / 72
-        size = text.get_fontsize() * pixels
-        width = 0.6 * size * len(line.get_label())
-        near = [v for u, v, w in placed if u < x + width and x < u + w]
-        higher = max([y, *(v + 1.2 * size for v in near)])
-        text.set_position((8, (higher - y) / pixels))
-        placed.append((x, higher, width))
+        for side, offset in places:
+            name.set(ha=side, position=offset)
+            box = name.get_window_extent()
+            inside = ((box.min < drawn) & (drawn < box.max)).all(axis=1)
+            if not inside.any() and not any(box.overlaps(other) for other in names):
+                break
+        else:
+            name.set(ha="left", position=(8, 0))
+        names.append(name.get_window_extent())
+
+
+def _pixels(line):
+    """Points on a line, close to each other, (n_points, 2)."""
+    points = line.axes.transData.transform(line.get_xydata())
+    if line.get_linestyle() == "None":
+        return points
+    steps = np.arange(0, len(points) - 0.99, 0.02)
+    vertices = np.arange(len(points))
+    return np.stack([np.interp(steps, vertices, axis) for axis in points.T], axis=1)
 
 
 def _short(n):

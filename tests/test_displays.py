@@ -97,7 +97,7 @@ def test_memory_of_estimators(data, model):
     np.testing.assert_allclose(n_bytes, n_bytes[-1] * np.arange(1, 5) / 4)
     assert scores[-1] == model.score(X, y)
     assert points(display.lines_[1])[1] == dummy.score(X, y)
-    assert [text.get_text() for text in display.ax_.texts] == ["dummy", "MACH"]
+    assert [text.get_text() for text in display.ax_.texts] == ["MACH", "dummy"]
     display.figure_.canvas.draw()
     labels = [text.get_text() for text in display.ax_.get_xticklabels(which="both")]
     assert any(label.endswith("B") for label in labels)
