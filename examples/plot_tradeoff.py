@@ -47,8 +47,8 @@ MemoryCurveDisplay.from_estimators(models, X_test, y_test)
 plt.show()
 
 # %%
-# With one or two repetitions of 16 buckets the accuracy is near zero: some classes have
-# the same buckets, and nothing tells them apart. A few repetitions later the curve is
+# With two repetitions of 16 buckets the accuracy is zero: a dozen classes share both
+# buckets, and the model cannot tell them apart. A few repetitions later the curve is
 # flat. Models of 5 to 20 MB are as accurate as softmax regression with 139 MB.
 
 # %%
