@@ -73,17 +73,18 @@ print(f"{'fit, five epochs':18}{whole_score:.3f}")
 
 figure, axes = plt.subplots()
 steps = np.arange(1, len(blocks))
-ends = {name: values[-1] for name, values in accuracy.items()}
-ends["fit, five epochs"] = whole_score
-for i, (name, end) in enumerate(ends.items()):
-    if name in accuracy:
-        axes.plot(steps, accuracy[name], ".-", color=f"C{i}")
-    else:
-        axes.plot(steps[-1], end, "*", color="C0", markersize=14)
-    color = f"C{i}" if name in accuracy else "C0"
-    offset = dict(xytext=(10, 0), textcoords="offset points", va="center")
+for values in accuracy.values():
+    axes.plot(steps, values, ".-")
+axes.plot(steps[-1], whole_score, "*", color="C0", markersize=14)
+for name, end, color, dy in [
+    ("fit, five epochs", whole_score, "C0", 6),
+    ("built-in learner", accuracy["built-in learner"][-1], "C0", -6),
+    ("naive Bayes", accuracy["naive Bayes"][-1], "C1", 0),
+]:
+    offset = dict(xytext=(10, dy), textcoords="offset points", va="center")
     axes.annotate(name, (steps[-1], end), color=color, **offset)
 axes.set(xlabel="Blocks learned", ylabel="Accuracy on the next block", ylim=(0, None))
+axes.set_xticks(steps[4::5])
 axes.set_title(f"{classes.size:,} classes in a stream")
 plt.show()
 
