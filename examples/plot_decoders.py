@@ -3,18 +3,18 @@
 Decoders on peaked and on flat posteriors
 =========================================
 
-A class has a probability in each of its R buckets. Four decoders merge them: the mean
-of the logarithms, the mean (the paper's), the minimum and the median. Which is best
-depends on the rows, and on whether the bucket probabilities are exact or learned.
+Which of the four decoders should you use? A class has a probability in each of its R
+buckets, and a decoder merges them: by the mean of the logarithms (the default), the
+mean (the paper's), the minimum or the median. The best one depends on the samples, and
+on whether the bucket probabilities are exact or learned.
 """
 
 # %%
 # Exact probabilities
 # -------------------
-# First there is no learning. Rows have random probabilities of K = 1,000 classes, from
-# nearly uniform to peaked: drawn from Dirichlet distributions. The probability of a
-# bucket is the sum of those of its classes. A decoder is right when the class that it
-# finds best is the most probable one.
+# First there is no learning. Draw the probabilities of K = 1,000 classes from Dirichlet
+# distributions, from nearly uniform to peaked. The probability of a bucket is the sum
+# over its classes. A decoder is right when its best class is the most probable one.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,6 +24,7 @@ from sklearn_mach import MACHClassifier
 from sklearn_mach.datasets import load_python_tokens
 from sklearn_mach.displays import ReliabilityDisplay
 
+plt.style.use("sklearn_mach.mach")
 DECODERS = {
     "log_mean": lambda p: np.log(p).mean(axis=1),
     "mean": lambda p: p.mean(axis=1),
@@ -47,18 +48,31 @@ for concentration in concentrations:
         right = merge(of_class).argmax(axis=1) == p.argmax(axis=1)
         exact[name].append(right.mean())
 
+figure, axes = plt.subplots()
+for name in DECODERS:
+    axes.plot(largest, exact[name], "o-", label=name)
+axes.set(xscale="log", xlabel="Probability of the most probable class")
+axes.set(ylabel="Best class found", title="Exact bucket probabilities")
+axes.legend()
+plt.show()
+
 # %%
+# On flat posteriors the mean of the logarithms and the mean find the best class most
+# often. On peaked ones it is the minimum: one bucket without a probable class rules
+# out all classes in it.
+#
 # Learned probabilities
 # ---------------------
-# Now the buckets are learned: the next token of Python source, of the standard library.
-# The decoder is no part of the training, so one fitted model serves all. Test rows are
-# grouped by the probability that the model gives to its best class.
+# Now the model learns the buckets, for the next token of Python source. The decoder has
+# no part in the training, so one fitted model serves all four. At most 3,000 samples
+# come from one file, so that no file decides the result. The test samples are in five
+# groups of equal size, by the probability of the best class.
 
-tokens = load_python_tokens(n_files=40)
+tokens = load_python_tokens(n_files=120, max_rows_per_file=3000)
 X_train, X_test = normalize(tokens.data_train), normalize(tokens.data_test)
 some = rng.choice(X_test.shape[0], 4000, replace=False)
 X_test, y_test = X_test[some], tokens.target_test[some]
-model = MACHClassifier(n_repetitions=R, n_buckets=B, random_state=0)
+model = MACHClassifier(n_repetitions=R, n_buckets=B, n_jobs=2, random_state=0)
 model.fit(X_train, tokens.target_train)
 print(f"{X_train.shape[0]:,} rows, {model.classes_.size:,} classes")
 
@@ -71,51 +85,33 @@ for name in DECODERS:
     learned[name] = [hits[group == g].any(axis=1).mean() for g in range(5)]
     print(f"{name:10}{hits[:, 0].mean():.3f}  {hits.any(axis=1).mean():.3f}")
 
-# %%
-# Both side by side
-# -----------------
-# With exact probabilities all are right when one class has most of the probability. The
-# minimum is the best on peaked rows, where one bucket without a rival is enough, and
-# the worst on flat ones, where it looks at the luckiest bucket only.
-#
-# With learned probabilities the best class is nearly the same for all, and the next
-# ones are not. By the mean, a class that shares a bucket or two with a sure winner
-# comes second; by the others it must be plausible in most or all of its buckets.
-
-figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+figure, axes = plt.subplots()
 centres = [confidence[group == g].mean() for g in range(5)]
 for name in DECODERS:
-    left.plot(largest, exact[name], "o-", label=name)
-    right.plot(centres, learned[name], "o-", label=name)
-left.set_xscale("log")
-left.set(title="Exact bucket probabilities", ylabel="Best class found")
-left.set_xlabel("Probability of the most probable class")
-right.set(title="Learned: next tokens", ylabel="Top-5 accuracy")
-right.set_xlabel("Probability of the best class, by the model")
-left.legend(frameon=False)
-for axes in (left, right):
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
+    axes.plot(centres, learned[name], "o-", label=name)
+axes.set(xlabel="Probability of the best class, by the model")
+axes.set(ylabel="Top-5 accuracy", title="Learned bucket probabilities")
+axes.legend()
 plt.show()
 
 # %%
-# Can the probabilities be believed?
+# With learned probabilities the best class is nearly the same for all four, and the
+# next ones are not. By the mean, a class that shares a bucket or two with a sure winner
+# comes second. By the others it must be plausible in most or all of its buckets. So
+# keep the default, unless you need the one decoder with a theorem: from exact bucket
+# probabilities the mean estimates the probabilities of the classes without bias.
+#
+# Can you believe the probabilities?
 # ----------------------------------
-# Those of the logarithms are fitted to rows set aside in ``fit``, and lie nearest to
-# the diagonal. The others are for ranking: mostly their best class is right more often
-# than its probability says. All those of the mean are in the first bin.
+# The default lies nearest to the diagonal, because ``fit`` sets samples aside and fits
+# its probabilities to them. The scores of the other decoders are for ranking: mostly
+# the best class is right more often than its score says. All scores of the mean are in
+# the first bin.
 
-figure, axes = plt.subplots(figsize=(5, 5), layout="constrained")
+figure, axes = plt.subplots(figsize=(6, 5))
 for name in DECODERS:
     model.set_params(decoder=name)
     ReliabilityDisplay.from_estimator(
         model, X_test, y_test, n_bins=8, name=name, ax=axes
     )
 plt.show()
-
-# %%
-# When not to look for another decoder
-# ------------------------------------
-# If only the best class counts, all four are near each other. The mean is the one with
-# a theorem: for buckets with exact probabilities it estimates those of the classes
-# without bias. Otherwise keep the default.

@@ -3,16 +3,17 @@
 Classes that come after the fit
 ===============================
 
-A model in use meets new labels: products, species, or here tokens. ``partial_fit``
-takes them in without a new fit. Each new class gets buckets that exist, so that no
-weights are added.
+Add 1,000 classes to a fitted model with ``partial_fit``, in place of a new fit. New
+labels come up in use: products, species, or here tokens. Each new class gets buckets
+that exist, so the model gets no new weights.
 """
 
 # %%
-# 500 classes that the model has not seen
-# ---------------------------------------
-# Of the next-token problem of Python's standard library, 500 random tokens with 5 to
-# 500 training rows are kept back. The first fit sees the rows of all others.
+# 1,000 classes that the model has not seen
+# -----------------------------------------
+# The task is the next token of Python's standard library. Keep back 1,000 random
+# tokens that have 5 to 500 training samples each. The first fit sees the samples of all
+# other tokens.
 
 from copy import deepcopy
 
@@ -24,12 +25,13 @@ from sklearn.preprocessing import normalize
 from sklearn_mach import MACHClassifier
 from sklearn_mach.datasets import load_python_tokens
 
-tokens = load_python_tokens(n_files=30)
+plt.style.use("sklearn_mach.mach")
+tokens = load_python_tokens(n_files=80)
 X, y = normalize(tokens.data_train), tokens.target_train
 X_test, y_test = normalize(tokens.data_test), tokens.target_test
 rng = np.random.default_rng(0)
 count = np.bincount(y)
-new = rng.choice(np.flatnonzero((count >= 5) & (count <= 500)), 500, replace=False)
+new = rng.choice(np.flatnonzero((count >= 5) & (count <= 500)), 1000, replace=False)
 is_new, test_is_new = np.isin(y, new), np.isin(y_test, new)
 test_is_old = np.isin(y_test, y[~is_new])
 
@@ -46,15 +48,15 @@ def accuracies(model):
 
 
 # %%
-# New rows, mixed with old ones
-# -----------------------------
-# Rows of new classes alone teach the model that old classes no longer occur. Draw up to
-# three old rows for each new one, afresh in each pass. These are few of the old rows,
-# so that new classes would seem too frequent: their rows get a weight of 0.5. The last
-# passes take shorter steps, by smaller weights of all rows.
+# New samples, mixed with old ones
+# --------------------------------
+# Samples of new classes alone teach the model that old classes no longer occur. So draw
+# three old samples for each new one, afresh in each pass. These are few of the old
+# samples, and new classes would seem too frequent: give their samples a weight of 0.5.
+# Smaller weights of all samples make the steps of the last passes shorter.
 
 new_rows, old_rows = np.flatnonzero(is_new), np.flatnonzero(~is_new)
-n_drawn = min(3 * new_rows.size, old_rows.size)
+n_drawn = 3 * new_rows.size
 
 
 def learn(model, n_drawn):
@@ -83,20 +85,27 @@ for name, (old, newer) in {
 # Old and new, pass by pass
 # -------------------------
 
-figure, axes = plt.subplots(1, 2, figsize=(8, 3.5), sharey=True, layout="constrained")
-for part, title in enumerate(["Old classes", "New classes"]):
-    for values, label in [(mixed, "mixed with old rows"), (alone, "new rows alone")]:
-        axes[part].plot([value[part] for value in values], "o-", label=label)
-    axes[part].axhline(all_rows[part], color="black", lw=1, label="fit of all rows")
-    axes[part].set(title=title, xlabel="Passes of partial_fit", xticks=range(5))
-    axes[part].spines[["top", "right"]].set_visible(False)
-axes[0].set(ylabel="Test accuracy", ylim=(0, None))
-axes[1].legend(frameon=False, loc="lower right")
+figure, axes = plt.subplots()
+for i, (kind, line) in enumerate({"old": "--", "new": "-"}.items()):
+    for color, (name, values) in zip(
+        ("C0", "C1"), {"mixed": mixed, "new alone": alone}.items(), strict=True
+    ):
+        shown = [value[i] for value in values]
+        axes.plot(shown, f"o{line}", color=color)
+        axes.annotate(
+            f"{kind} classes, {name}",
+            (len(shown) - 1, shown[-1]),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            color=color,
+        )
+    axes.plot(4, all_rows[i], "*", color="C2", markersize=14)
+axes.set(xlabel="Passes of partial_fit", ylabel="Test accuracy", xticks=range(5))
+axes.set_title(f"{new.size:,} new classes; a star: fit of all")
 plt.show()
 
 # %%
 # When to fit anew
 # ----------------
-# If the rows fit in memory and there is time, ``fit`` of all rows is simpler. A model
-# of one repetition with a bucket for each class has no room for new ones;
-# ``partial_fit`` then says so.
+# If the samples fit in memory and you have the time, ``fit`` to all samples is simpler.

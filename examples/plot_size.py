@@ -3,16 +3,17 @@
 Small models
 ============
 
-A fitted model has d R B weights in float32, and most of them matter little.
-``compress`` keeps as many of the others as fit in the bytes that you allow, in 8 or 4
-bits each. How small may the model be, and what is lost?
+Shrink a fitted model to a fraction of its bytes with ``compress``. A model has a weight
+in float32 for each of d columns in each of B buckets of R repetitions, and most of the
+weights matter little. ``compress`` keeps as many of the others as fit in the bytes that
+you allow, in 8 or 4 bits each.
 """
 
 # %%
 # The model
 # ---------
-# The next token of Python source, with the default sizes. One-vs-rest would have a
-# weight for each column and each class.
+# The task is the next token of Python source, and the sizes are the defaults.
+# One-vs-rest would have a weight for each column and each class.
 
 import os
 import tempfile
@@ -26,7 +27,8 @@ from sklearn_mach import MACHClassifier
 from sklearn_mach.datasets import load_python_tokens
 from sklearn_mach.theory import model_bytes
 
-tokens = load_python_tokens(n_files=20)
+plt.style.use("sklearn_mach.mach")
+tokens = load_python_tokens(n_files=80)
 X_train, X_test = normalize(tokens.data_train), normalize(tokens.data_test)
 y_train, y_test = tokens.target_train, tokens.target_test
 
@@ -42,12 +44,11 @@ print(f"accuracy {model.score(X_test, y_test):.3f}")
 # %%
 # Fewer bytes
 # -----------
-# ``compress`` gives a copy, and the model stays as it is. With ``bits=8`` all weights
-# stay, and a column without weights takes next to nothing. With ``max_bytes`` those
-# that matter least are left out.
+# ``compress`` gives a copy, and the model stays as it is. ``bits=8`` keeps all weights.
+# ``max_bytes`` leaves out those that matter least.
 
 smaller = [model.compress(bits=8)]
-smaller += [model.compress(max_bytes=int(mb * 1e6)) for mb in (8, 4, 2, 1, 0.5, 0.3)]
+smaller += [model.compress(max_bytes=int(mb * 1e6)) for mb in (16, 8, 4, 2, 1, 0.5)]
 sizes = np.array([small.model_bytes_ for small in smaller])
 scores = np.array([small.score(X_test, y_test) for small in smaller])
 for size, score in zip(sizes, scores, strict=True):
@@ -56,32 +57,43 @@ for size, score in zip(sizes, scores, strict=True):
 # %%
 # Or fewer repetitions
 # --------------------
-# Fewer repetitions make a model smaller, too, and faster to train. The first r of the
-# fitted model are those that ``n_repetitions=r`` would give. For the same accuracy they
-# need many times the bytes: it is better to train many and to compress. For the very
-# smallest models both together are best: pass rows that were not trained on,
-# ``compress(X, y, max_bytes=...)``, and the number of repetitions is chosen by them.
+# Fewer repetitions also make a model smaller, and faster to train. The first r
+# repetitions of the fitted model are those of a fit with ``n_repetitions=r``. For the
+# same accuracy they need many times the bytes: train many repetitions and compress.
+# For the very smallest models do both. Pass samples that were not in the training,
+# ``compress(X, y, max_bytes=...)``, and they choose the number of repetitions.
 
 few = np.arange(2, R + 1)  # one cannot tell the classes of a bucket apart
 few_sizes = model_bytes(d, few, B) + K * few
 few_scores = list(model.staged_score(X_test, y_test))[1:]
 
-figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-axes.semilogx(few_sizes / 1e6, few_scores, "s-", ms=3, label="fewer repetitions")
-axes.semilogx(sizes / 1e6, scores, "o-", label=f"R = {R}, compressed")
-axes.axvline(one_vs_rest_bytes / 1e6, color="0.5", linestyle=":", label="one-vs-rest")
+figure, axes = plt.subplots()
+axes.semilogx(sizes / 1e6, scores, "o-")
+axes.semilogx(few_sizes / 1e6, few_scores, ".--", color="C0")
+axes.axvline(one_vs_rest_bytes / 1e6, color="C1", linestyle=":")
+for text, x, y, dx, dy in [
+    (f"R = {R}, compressed", sizes[2] / 1e6, scores[2], 0, 12),
+    ("fewer repetitions", few_sizes[1] / 1e6, few_scores[1], 12, -4),
+]:
+    axes.annotate(text, (x, y), xytext=(dx, dy), textcoords="offset points", color="C0")
+axes.annotate(
+    "one-vs-rest ",
+    (one_vs_rest_bytes / 1e6, 0.05),
+    xycoords=axes.get_xaxis_transform(),
+    ha="right",
+    color="C1",
+)
 axes.set(xlabel="Megabytes of the model", ylabel="Accuracy")
-axes.grid(alpha=0.3)
-axes.spines[["top", "right"]].set_visible(False)
-axes.legend(frameon=False, loc="lower center")
+axes.xaxis.set_major_formatter("{x:g}")
+axes.set_title(f"Next token, {K:,} classes")
 plt.show()
 
 # %%
 # A file
 # ------
-# ``save`` writes a file and ``load`` maps it. No code in it is run, and all processes
-# that load it share one copy in memory. The loaded model predicts the same, bit for
-# bit.
+# ``save`` writes a file and ``load`` maps it. The file holds no code to run, and all
+# processes that load it share one copy in memory. The loaded model predicts the same,
+# bit for bit.
 
 smallest = smaller[-1]
 with tempfile.TemporaryDirectory() as folder:
@@ -96,8 +108,6 @@ with tempfile.TemporaryDirectory() as folder:
 # %%
 # When it is not worth it
 # -----------------------
-# Training takes the memory of all weights, whatever ``max_bytes`` is. If they do not
-# fit there, lower R or B, or the number of columns. A compressed model cannot be
-# trained further: keep the one that it comes from if ``partial_fit`` is to go on.
-# Weights are unpacked as they are used: on large sets predictions may take almost twice
-# as long (``python examples/bench_size.py PATH`` measures it on your data).
+# Training takes the memory of all weights, whatever ``max_bytes`` is; if they do not
+# fit, lower R or B, or the number of columns. Keep the fitted model if you want to go
+# on with ``partial_fit``: you cannot train a compressed one further.

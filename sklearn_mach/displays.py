@@ -37,6 +37,7 @@ __all__ = [
     "RepetitionCurveDisplay",
 ]
 
+_GREY = "0.5"  # of what is no model: readable on light and dark pages
 _METRICS = {"precision": "Precision", "ndcg": "nDCG", "recall": "Recall", "psp": "PSP"}
 
 
@@ -63,6 +64,9 @@ class _Display:
 
         self.ax_ = plt.figure(layout="constrained").add_subplot() if ax is None else ax
         self.figure_ = self.ax_.figure
+        self.ax_.spines[["top", "right"]].set_visible(False)
+        self.ax_.grid(axis="y", alpha=0.25)
+        self.ax_.set_axisbelow(True)
         self._draw(**kwargs)
         return self
 
@@ -204,11 +208,12 @@ class MemoryCurveDisplay(_Display):
             self.lines_ += self.ax_.plot(n_bytes, scores, **style)
         self.best_ = None
         if self.best is not None:
-            style = {"markersize": 12, "fillstyle": "none", "label": "chosen"}
-            (self.best_,) = self.ax_.plot(*self.best, "ko", **style)
+            # A ring around the point of its line; the line is named, the ring is not.
+            style = {"markersize": 14, "fillstyle": "none", "color": _GREY}
+            (self.best_,) = self.ax_.plot(*self.best, "o", **style)
         self.ax_.set(xscale="log", xlabel="Model size", ylabel=self.score_name)
         _show_bytes(self.ax_.xaxis)
-        self.ax_.legend()
+        _name_lines(self.ax_)
 
 
 class RepetitionCurveDisplay(_Display):
@@ -302,8 +307,7 @@ class RepetitionCurveDisplay(_Display):
         (self.line_,) = self.ax_.plot(self.n_repetitions, self.scores, **style)
         self.ax_.set(xlabel="Repetitions R", ylabel=self.score_name)
         _whole_numbers(self.ax_.xaxis)
-        if style["label"] is not None:
-            self.ax_.legend()
+        _name_lines(self.ax_)
 
 
 class CollisionDisplay(_Display):
@@ -321,6 +325,9 @@ class CollisionDisplay(_Display):
         Share of the simulated tables in which some pair does.
     name : str, default=None
         Sizes, for the title.
+    n_tables : int, default=None
+        The number of simulated tables. With it each rate has a bar of two standard
+        errors to both sides.
 
     Attributes
     ----------
@@ -338,11 +345,12 @@ class CollisionDisplay(_Display):
     >>> display = CollisionDisplay.from_parameters(1000, 50, random_state=0)
     """
 
-    def __init__(self, n_repetitions, bound, rate, *, name=None):
+    def __init__(self, n_repetitions, bound, rate, *, name=None, n_tables=None):
         self.n_repetitions = n_repetitions
         self.bound = bound
         self.rate = rate
         self.name = name
+        self.n_tables = n_tables
 
     @classmethod
     def from_parameters(
@@ -391,22 +399,30 @@ class CollisionDisplay(_Display):
         for _ in range(n_tables):
             rate += _collides(n_classes, n_buckets, n_repetitions, rng)
         name = f"{n_classes:,} classes, {n_buckets:,} buckets"
-        return cls(stages, bound, rate / n_tables, name=name).plot(ax, **line_kw)
+        display = cls(stages, bound, rate / n_tables, name=name, n_tables=n_tables)
+        return display.plot(ax, **line_kw)
 
     def _draw(self, **line_kw):
         R, seen = self.n_repetitions, self.rate > 0
-        style = {"linestyle": "--", "label": "bound"} | line_kw
+        rate = self.rate[seen]
+        style = {"marker": "o", "linestyle": "none", "label": "simulated"} | line_kw
+        (self.rate_,) = self.ax_.plot(R[seen], rate, **style)
+        color = self.rate_.get_color()
+        if self.n_tables is not None:
+            error = 2 * np.sqrt(rate * (1 - rate) / self.n_tables)
+            # A logarithmic axis has no place for an end at zero.
+            ends = np.maximum(rate - error, rate / 10), rate + error
+            self.ax_.vlines(R[seen], *ends, color=color)
+        style = {"linestyle": "--", "color": color, "label": "bound"} | line_kw
         (self.bound_,) = self.ax_.plot(R, self.bound, **style)
-        style = {"marker": "o", "label": "simulated tables"} | line_kw
-        (self.rate_,) = self.ax_.plot(R[seen], self.rate[seen], **style)
         self.ax_.set(
             yscale="log",
             xlabel="Repetitions R",
-            ylabel="Chance that two classes share all buckets",
+            ylabel="Chance that classes collide",
             title=self.name,
         )
         _whole_numbers(self.ax_.xaxis)
-        self.ax_.legend()
+        _name_lines(self.ax_)
 
 
 class ReliabilityDisplay(_Display):
@@ -542,7 +558,9 @@ class ReliabilityDisplay(_Display):
     def _draw(self, **line_kw):
         diagonal = "perfectly calibrated"
         if diagonal not in self.ax_.get_legend_handles_labels()[1]:
-            self.ax_.plot([0, 1], [0, 1], "k:", label=diagonal)
+            self.ax_.axline((0, 0), slope=1, ls=":", color=_GREY, label=diagonal)
+            style = {"fontsize": "small", "color": _GREY, "ha": "right"}
+            self.ax_.text(0.98, 0.04, f"dotted: {diagonal}", **style)
         style = {"marker": "s", "label": self.name, "clip_on": False} | line_kw
         (self.line_,) = self.ax_.plot(self.confidence, self.accuracy, **style)
         self.ax_.set(
@@ -552,7 +570,7 @@ class ReliabilityDisplay(_Display):
             ylim=(0, 1),
             aspect="equal",
         )
-        self.ax_.legend()
+        _name_lines(self.ax_)
 
 
 class ClassFrequencyDisplay(_Display):
@@ -667,12 +685,13 @@ class ClassFrequencyDisplay(_Display):
 
     def _draw(self, **bar_kw):
         self.bar_ = self.ax_.bar(self.labels, self.accuracy, **bar_kw)
-        rows = [f"{n:,}" for n in self.n_rows]
-        self.ax_.bar_label(self.bar_, rows, fontsize="small")
-        for label in self.ax_.get_xticklabels():
-            label.set(rotation=45, ha="right", rotation_mode="anchor")
+        rows = [_short(n) for n in self.n_rows]
+        self.ax_.bar_label(self.bar_, rows, padding=2, fontsize="small")
+        # The lower end says enough where bars double; whole labels would be slanted.
+        least = [_short(int(v.split("-")[0].replace(",", ""))) for v in self.labels]
+        self.ax_.set_xticks(range(len(least)), least)
         self.ax_.set(
-            xlabel="Training rows of the class (on the bars: rows scored)",
+            xlabel="Training rows of the class, at least\n(on the bars: rows scored)",
             ylabel=self.score_name,
         )
 
@@ -701,6 +720,60 @@ def _collides(n_classes, n_buckets, n_repetitions, rng):
             break
         found[r] = True
     return found
+
+
+def _name_lines(ax):
+    """Write the name of each line at its end, in its colour, in place of a legend.
+
+    All lines of the axes are named anew, as those of several displays may end at one
+    place. A name stands where no line and no other name does, if there is such a place.
+    """
+    for text in [text for text in ax.texts if text.get_label() == "_name of a line"]:
+        text.remove()
+    ax.autoscale_view()  # places in pixels need the limits of the axes
+    # Lines across the axes, as of axhline, are not in units of the data.
+    lines = [line for line in ax.get_lines() if line.get_transform() is ax.transData]
+    drawn = np.concatenate([np.empty((0, 2)), *(_pixels(line) for line in lines)])
+    places = [("left", (8, dy)) for dy in (0, 14, 28, 42)]
+    places += [("right", (-8, 0)), ("center", (0, 14)), ("center", (0, -14))]
+    names = []
+    for line in lines:
+        if line.get_label().startswith("_") or not len(line.get_xdata()):
+            continue
+        name = ax.annotate(
+            line.get_label(),
+            line.get_xydata()[-1],
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            color=line.get_color(),
+            label="_name of a line",
+            annotation_clip=False,
+        )
+        for side, offset in places:
+            name.set(ha=side, position=offset)
+            box = name.get_window_extent()
+            inside = ((box.min < drawn) & (drawn < box.max)).all(axis=1)
+            if not inside.any() and not any(box.overlaps(other) for other in names):
+                break
+        else:
+            name.set(ha="left", position=(8, 0))
+        names.append(name.get_window_extent())
+
+
+def _pixels(line):
+    """Points on a line, close to each other, (n_points, 2)."""
+    points = line.axes.transData.transform(line.get_xydata())
+    if line.get_linestyle() == "None":
+        return points
+    steps = np.arange(0, len(points) - 0.99, 0.02)
+    vertices = np.arange(len(points))
+    return np.stack([np.interp(steps, vertices, axis) for axis in points.T], axis=1)
+
+
+def _short(n):
+    """A number of a few characters: 999, 1k, 16k."""
+    return f"{n}" if n < 1000 else f"{n / 1000:.0f}k"
 
 
 def _show_bytes(axis):

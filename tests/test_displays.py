@@ -97,10 +97,7 @@ def test_memory_of_estimators(data, model):
     np.testing.assert_allclose(n_bytes, n_bytes[-1] * np.arange(1, 5) / 4)
     assert scores[-1] == model.score(X, y)
     assert points(display.lines_[1])[1] == dummy.score(X, y)
-    assert [text.get_text() for text in display.ax_.get_legend().texts] == [
-        "MACH",
-        "dummy",
-    ]
+    assert [text.get_text() for text in display.ax_.texts] == ["MACH", "dummy"]
     display.figure_.canvas.draw()
     labels = [text.get_text() for text in display.ax_.get_xticklabels(which="both")]
     assert any(label.endswith("B") for label in labels)
@@ -170,6 +167,12 @@ def test_collisions():
     assert np.all(rate > 0)
     np.testing.assert_array_equal(shown, n_repetitions[display.rate > 0])
     assert display.ax_.get_yscale() == "log"
+    # two standard errors of a share of so many tables, to both sides
+    (bars,) = display.ax_.collections
+    for segment, p in zip(bars.get_segments(), rate, strict=True):
+        error = 2 * np.sqrt(p * (1 - p) / n_tables)
+        np.testing.assert_allclose(segment[1, 1] - p, error, atol=1e-12)
+        assert 0 < segment[0, 1] <= p
 
 
 def test_collisions_default_to_the_bound_and_repeat_with_a_seed():
@@ -227,6 +230,8 @@ def test_class_frequency():
     np.testing.assert_array_equal(display.n_rows, [1, 1, 2, 1, 2])
     heights = [bar.get_height() for bar in display.bar_]
     np.testing.assert_array_equal(heights, [0, 1, 0.5, 1, 0.5])
+    ticks = [text.get_text() for text in display.ax_.get_xticklabels()]
+    assert ticks == ["0", "1", "2", "4", "1k"]
 
 
 def test_class_frequency_of_labels_that_cannot_be_sorted():
@@ -254,9 +259,32 @@ def test_lines_are_drawn_where_and_how_the_caller_says(model, data):
     assert display.ax_ is ax and display.figure_ is figure
     assert display.line_.get_color() == "red"
     assert display.line_.get_linewidth() == 3
-    assert ax.get_legend().texts[0].get_text() == "mine"
+    (name,) = ax.texts
+    assert name.get_text() == "mine" and name.get_color() == "red"
     assert display.plot() is display
     assert display.ax_ is not ax
+
+
+def test_names_at_the_ends_of_lines_do_not_overlap(data, model):
+    X, y = data
+    figure, ax = plt.subplots()
+    ax.axhline(0.5, label="not in units of the data")
+    for name in ("first", "second", "third"):  # three times the same line
+        RepetitionCurveDisplay.from_estimator(model, X, y, name=name, ax=ax)
+    assert sorted(text.get_text() for text in ax.texts) == ["first", "second", "third"]
+    figure.canvas.draw()
+    boxes = sorted((text.get_window_extent() for text in ax.texts), key=lambda b: b.y0)
+    for low, high in zip(boxes[:-1], boxes[1:], strict=True):
+        assert low.y1 <= high.y0
+    end = ax.transData.transform(ax.get_lines()[-1].get_xydata()[-1])
+    assert boxes[0].y0 < end[1] < boxes[0].y1
+
+
+def test_no_display_has_lines_above_or_to_the_right(data, model):
+    display = RepetitionCurveDisplay.from_estimator(model, *data)
+    spines = display.ax_.spines
+    shown = [side for side in spines if spines[side].get_visible()]
+    assert sorted(shown) == ["bottom", "left"]
 
 
 # Several labels a row -----------------------------------------------------------------
