@@ -100,10 +100,9 @@ pipe.fit(X_train, y_train)
 mach = pipe[-1]
 print(f"R = {mach.n_repetitions_}, B = {mach.n_buckets_}, ", end="")
 print(f"{mach.classes_.size:,} classes, {mach.n_features_in_:,} columns")
+full = 4 * mach.n_features_in_ * mach.classes_.size
 print(f"weights: {mach.model_bytes_ / 1e6:.0f} MB; ", end="")
-print(
-    f"one for each class and column: {4 * mach.n_features_in_ * mach.classes_.size / 1e6:.0f} MB"
-)
+print(f"with one for each class and column they would be {full / 1e6:.0f} MB")
 
 # %%
 # The five best, with probabilities
@@ -180,5 +179,5 @@ with TemporaryDirectory() as folder:
 # With a few hundred labels, begin with
 # :class:`~sklearn.linear_model.LogisticRegression` in the place of the last step.
 # :ref:`sphx_glr_auto_examples_plot_one_vs_rest.py` shows where one model for each label
-# becomes too slow and too large. :ref:`sphx_glr_auto_examples_plot_search.py` searches R
-# and B in a pipeline.
+# becomes too slow and too large. :ref:`sphx_glr_auto_examples_plot_search.py` searches
+# R and B in a pipeline.
