@@ -60,17 +60,17 @@ found = explain(pipe, lines, k=3)
 for i, line in enumerate(lines):
     print(f"{line}\n    {found.labels[i]}: ", end="")
     words = zip(found.features[i], found.contributions[i], strict=True)
-    print(", ".join(f"{word} {value:+.1f}" for word, value in words if word))
+    print(", ".join(f"{word} {value:+.1f}" for word, value in words if value > 0))
 
 # %%
 # One name against another
 # ------------------------
-# With ``against`` the question is why one label is ahead of a second one. Here it is the
-# second best of the last line.
+# With ``against`` the question is why one label is ahead of a second one. Here it is
+# the second best of the last line.
 
 best = predict_topk(pipe, lines[-1:], k=2)[0]
 why = explain(pipe, lines[-1:], labels=best[0], against=best[1], k=5)
-shown = [j for j, word in enumerate(why.features[0]) if word]
+shown = np.flatnonzero(why.contributions[0] > 0)
 words, values = why.features[0][shown], why.contributions[0][shown]
 
 figure, axes = plt.subplots()
