@@ -97,6 +97,7 @@ for j, ((name, values), color) in enumerate(
     axes.annotate(name, (0, j - 0.27), va="bottom", fontsize=16)
     axes.annotate(f"{values[0]:.2f}", (values[0] + 0.01, j), va="center", fontsize=16)
 axes.set(ylim=(2.5, -0.8), yticks=[])
+axes.margins(x=0.15)
 axes.set_xlabel("Accuracy", fontsize=15)
 axes.tick_params(labelsize=13)
 axes.grid(False)

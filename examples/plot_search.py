@@ -99,6 +99,7 @@ for i, n_buckets in enumerate(np.unique(buckets)):
     for x, y, r in zip(numbers, score, repetitions[one], strict=True):
         axes.annotate(f"R = {r}", (x, y), xytext=(6, -16), textcoords="offset points")
 axes.set_xscale("log", base=2)
+axes.margins(y=0.15)
 axes.set_xlim(48, 16_000)
 axes.set_xticks([64, 256, 1_024, 4_096], ["64", "256", "1,024", "4,096"])
 axes.set_xlabel("Weights per column, R B", fontsize=15)

@@ -134,7 +134,14 @@ for column, label in enumerate(("Precision at k", "Propensity-scored precision a
         scores.items(), heights, ["C3", "C2", "C1", "C0"], strict=True
     ):
         axes.plot(places, curves[column], "o-", color=color)
-        axes.annotate(name, (5.15, height), va="center", color=color, fontsize=15)
+        axes.annotate(
+            name,
+            (5.15, height),
+            va="center",
+            color=color,
+            fontsize=15,
+            annotation_clip=False,
+        )
     axes.set(xticks=places, xlim=(0.9, 7.6), ylim=(0, None))
     axes.set_xlabel("k", fontsize=15)
     axes.set_ylabel(label, fontsize=15)
