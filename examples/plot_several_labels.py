@@ -36,6 +36,7 @@ from sklearn_mach.metrics import (
     propensity_scored_precision_at_k,
 )
 
+plt.style.use("sklearn_mach.mach")
 functions = load_python_functions()
 print(functions.DESCR.split("\n\n")[3])
 Y, Y_test = functions.target_train, functions.target_test
@@ -119,18 +120,33 @@ for name, ranked in rankings.items():
     cells += "  " + "".join(f"{value:6.3f}" for value in scored[::2])
     print(f"{name:25}{cells}{seconds.get(name, 0):9.1f}")
 
-figure, panels = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-for (name, curves), marker in zip(scores.items(), "^sdo", strict=True):
-    for axes, curve in zip(panels, curves, strict=True):
-        axes.plot(places, curve, marker=marker, label=name)
-labels = ("Precision at k", "Propensity-scored precision at k")
-for axes, label in zip(panels, labels, strict=True):
-    axes.set(xlabel="k", ylabel=label, xticks=places, ylim=(0, None))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", alpha=0.3)
-handles = panels[0].get_legend_handles_labels()
-figure.legend(*handles, loc="outside upper center", ncols=4, frameon=False)
-plt.show()
+# %%
+# The two as pictures.
+
+for column, label in enumerate(("Precision at k", "Propensity-scored precision at k")):
+    figure, axes = plt.subplots()
+    ends = np.array([curves[column][-1] for curves in scores.values()])
+    # Labels at the ends of the lines, moved apart where the lines are close.
+    heights, least = np.empty_like(ends), -np.inf
+    for j in np.argsort(ends):
+        least = heights[j] = max(ends[j], least + 0.12 * ends.max())
+    for (name, curves), height, color in zip(
+        scores.items(), heights, ["C3", "C2", "C1", "C0"], strict=True
+    ):
+        axes.plot(places, curves[column], "o-", color=color)
+        axes.annotate(
+            name,
+            (5.15, height),
+            va="center",
+            color=color,
+            fontsize=15,
+            annotation_clip=False,
+        )
+    axes.set(xticks=places, xlim=(0.9, 7.6), ylim=(0, None))
+    axes.set_xlabel("k", fontsize=15)
+    axes.set_ylabel(label, fontsize=15)
+    axes.tick_params(labelsize=14)
+    plt.show()
 
 # %%
 # What MACH expects of some functions of the test files, drawn from those that use five
