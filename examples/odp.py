@@ -69,7 +69,8 @@ HEAD = [
     "ODP", "hardware", "GB/s", "train", "ms a query", "peak memory", "model",
     "top-1", "top-5", "best possible",
 ]  # fmt: skip
-PAPER = [  # Medini et al. (2019) and the authors' abstracts; Titan X by NVIDIA
+PAPER_CARD = "Titan X", "480"  # GB/s, by NVIDIA's specification of Titan X (Pascal)
+PAPER = [  # Medini et al. (2019) and the authors' abstracts
     ["the paper, B=32, R=25", "1 Titan X", "480", "7 hours", "", "", "", "", "", ""],
     ["", "25 Titan X", "480 each", "15 minutes", "", "", "", "", "", ""],
     ["the paper, best", "1 Titan X", "480", "", "", "", "", "19.28 %", "", ""],
