@@ -68,19 +68,24 @@ if os.environ.get("DOCS_OFFLINE") == "1":
 GALLERY_ARGUMENTS = {"plot_next_token.py": ["--n-files", "80"]}
 
 GALLERY_ORDER = [
+    # Start here
+    "plot_text.py",
     "plot_next_token.py",
+    "plot_one_vs_rest.py",
+    "plot_several_labels.py",
+    "plot_embeddings.py",
+    # Choosing
     "plot_choose_sizes.py",
     "plot_tradeoff.py",
     "plot_size.py",
     "plot_decoders.py",
-    "plot_text_search.py",
-    "plot_several_labels.py",
-    "plot_one_vs_rest.py",
-    "plot_embeddings.py",
-    "plot_any_estimator.py",
-    "plot_partial_fit.py",
-    "plot_new_classes.py",
+    "plot_search.py",
+    # Going deeper
+    "plot_explain.py",
     "plot_inspect.py",
+    "plot_new_classes.py",
+    "plot_partial_fit.py",
+    "plot_any_estimator.py",
 ]
 
 
