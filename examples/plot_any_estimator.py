@@ -79,8 +79,8 @@ print(f"MACH with 20 trees: {seconds:.1f} s, {size:,.0f} MB")
 # %%
 # Why not the built-in learner?
 # -----------------------------
-# It is linear. On the same columns, scaled, it does little better than the most
-# frequent class. A linear learner needs a column for each token and place instead, as
+# It is linear. On the same columns, scaled, it is no better than the most frequent
+# class for all. A linear learner needs a column for each token and place instead, as
 # the sparse rows of the loader have.
 
 linear = MACHClassifier(n_repetitions=10, n_buckets=16, random_state=0)
