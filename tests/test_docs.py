@@ -37,10 +37,10 @@ MOST_NOT_RUN = 8  # in all pages: each is code that nothing checks
 BLOCK = re.compile(r"^( *)\.\. (?:code-block:: python|setup)$")
 NOT_RUN = re.compile(r"^ *\.\. not run: (.+)$")
 
-pytestmark = [
-    pytest.mark.skipif(not DOC.exists(), reason="only in a checkout"),
-    # Ray does not wait for the processes that it starts.
-    pytest.mark.filterwarnings("ignore:subprocess .* still running:ResourceWarning"),
+pytestmark = pytest.mark.skipif(not DOC.exists(), reason="only in a checkout")
+# Engines do not wait for the processes that they start.
+ENGINES = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
@@ -101,7 +101,12 @@ def blocks(path):
 
 BLOCKS = {str(path.relative_to(ROOT)): blocks(path) for path in PAGES if DOC.exists()}
 CASES = [
-    pytest.param(page, need, id=f"{page}-{need}" if need else page)
+    pytest.param(
+        page,
+        need,
+        id=f"{page}-{need}" if need else page,
+        marks=ENGINES if need in ("dask", "ray") else (),
+    )
     for page, found in BLOCKS.items()
     for need in [None, *NEEDS]
     if any(block.need == need and block.not_run is None for block in found)
