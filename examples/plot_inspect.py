@@ -64,8 +64,9 @@ for k in nearest:
 # What has a bucket learned?
 # --------------------------
 # ``coef_`` has the weights of a bucket. The largest weights say after which tokens one
-# of its classes is likely. In the clustered repetition 3 they fit the word; in the
-# random repetition 0 they are a mixture of classes that have nothing in common.
+# of its classes is likely. In the clustered repetition 3 some fit the word, such as
+# the dot before it. In the random repetition 0 they are a mixture: the classes have
+# nothing in common.
 
 for r in (3, 0):
     weights = model.coef_[r, table[word, r]]

@@ -106,6 +106,10 @@ axes.set_title(f"{new.size:,} new classes; a star: fit of all")
 plt.show()
 
 # %%
+# Mixed with old samples, the passes keep the old classes and bring the new ones near
+# the fit to all samples. New samples alone cost the old classes much of their accuracy.
+
+# %%
 # When to fit anew
 # ----------------
 # If the samples fit in memory and you have the time, ``fit`` to all samples is simpler.
