@@ -245,13 +245,22 @@ def sum_over_classes(function, scores, table, *, merge="sum", offset=None):
     change, and the slice of their rows; it gives an array of that shape.  All of shape
     (n, K) is never there.
     """
-    totals = np.zeros(len(scores))
+    K, totals = len(table), np.zeros(len(scores))
     for rows, merged in _blocks(scores, table, merge, offset):
-        own = totals[rows]
-        for first, last in _tiles(len(table)):
-            # classes innermost: their sum does not depend on the number of rows
-            part = merged(first, last)[:, : own.size].T.astype(np.float64, order="C")
-            own += function(part, rows).sum(axis=1)
+        n_rows, sums = totals[rows].size, []
+        # of few rows many tiles a call: 4.4 ms for one of 105,033 classes, not 7
+        width = _TILE * (ROWS // n_rows)
+        part = np.empty((n_rows, width))
+        for start in range(0, K, width):
+            n_classes = min(width, K - start)
+            for first, last in _tiles(n_classes):
+                tile = merged(start + first, start + last)
+                part[:, first:last] = tile[:, :n_rows].T
+            values = function(part[:, :n_classes], rows)
+            starts = np.arange(0, n_classes, _TILE)
+            sums.append(np.add.reduceat(values, starts, axis=1))
+        # by tiles whatever the width, so that a row has the same sum in every batch
+        totals[rows] = np.concatenate(sums, axis=1).sum(axis=1)
     return totals
 
 

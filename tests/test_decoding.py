@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import reference
 from learners import COMPILED, needs_compilation
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sklearn_mach import _decoding, _stages, _topk
 from sklearn_mach._compat import njit
@@ -18,6 +18,7 @@ from sklearn_mach._decoding import (
     decode_topk,
     prepare,
     rank_of,
+    sum_over_classes,
 )
 from sklearn_mach._stages import decode_stages
 
@@ -359,3 +360,22 @@ def test_lanes_without_a_row_stay_out_of_medians_of_many_repetitions():
     scores = draw("normal", (14, 520, 4), rng)
     R = 520 if COMPILED else 20
     check(scores[:, :R], table[:, :R], 3, "median")
+
+
+@pytest.mark.parametrize("merge", MERGES)
+def test_sums_over_classes_are_those_of_all_scores_whatever_the_batch(merge):
+    (K, R, B), n = ((2_500, 5, 16), 70) if COMPILED else ((1_100, 3, 8), 3)
+    rng = np.random.default_rng(0)
+    table = rng.integers(0, B, (K, R)).astype(np.uint8)
+    scores = draw("normal", (n, R, B), rng)
+    shift = rng.standard_normal((n, 1))
+
+    def function(shift):
+        return lambda part, rows: np.exp(np.subtract(part, shift[rows], out=part))
+
+    found = sum_over_classes(function(shift), scores, table, merge=merge)
+    everything = reference.class_scores(scores, table, merge).astype(np.float64)
+    assert_allclose(found, np.exp(everything - shift).sum(axis=1), rtol=1e-12)
+    for rows in (slice(0, 1), slice(1, 3), slice(2, 40)):
+        part = sum_over_classes(function(shift[rows]), scores[rows], table, merge=merge)
+        assert_array_equal(part, found[rows])
