@@ -120,7 +120,7 @@ def test_odp_streams_and_merges_parts_to_one_fit(tmp_path):
     assert all(line.startswith("synthetic: ") for line in lines)
     streamed, loaded, _ = number(lines, "top-1")
     [best, *_] = number(lines, "best possible")
-    assert 0.95 * loaded < streamed <= best + 0.05
+    assert 0.9 * loaded < streamed <= best + 0.05
     result = json.loads((tmp_path / "odp.json").read_text())
     assert all(len(row) == len(result["head"]) for row in result["rows"])
     assert sum(row[0].startswith("synthetic: ") for row in result["rows"]) == 3
@@ -174,7 +174,7 @@ def test_imagenet_streams_shards(tmp_path):
     lines = lines_of("imagenet22k", tmp_path, *given, *saved)
     assert all(line.startswith("synthetic: ") for line in lines)
     [top1], [best, *_] = number(lines, "top-1"), number(lines, "best possible")
-    assert 0.5 < top1 <= best + 0.05
+    assert 0.3 < top1 <= best + 0.05
     result = json.loads((tmp_path / "found.json").read_text())
     assert all(len(row) == len(result["head"]) for row in result["rows"])
     assert result["rows"][-1][0].startswith("synthetic: ")
