@@ -65,7 +65,7 @@ if os.environ.get("DOCS_OFFLINE") == "1":
 # Gallery ---------------------------------------------
 
 # What the gallery passes to a script; the page of the script says so too.
-GALLERY_ARGUMENTS = {"plot_next_token.py": ["--n-files", "80"]}
+GALLERY_ARGUMENTS = {"plot_next_token.py": ["--n-files", "200"]}
 
 GALLERY_ORDER = [
     # Start here

@@ -163,7 +163,9 @@ def find_metric(X, weight, shrink, n_columns, seed):
         values, vectors = scipy.linalg.eigh(covariance, overwrite_a=True)
         total = values.sum()
     else:
-        A = (float_rows(X, rows) - center) * root
+        A = float_rows(X, rows)  # a copy, and the largest array of a stream
+        A -= center
+        A *= root
         total = np.einsum("ij,ij->", A, A, dtype=np.float64)
         k = min(_N_DIRECTIONS, *A.shape)
         _, values, vectors = randomized_svd(A, k, n_iter=2, random_state=seed)
