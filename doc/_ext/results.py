@@ -18,6 +18,8 @@ class Results(Directive):
         env = self.state.document.settings.env
         path = Path(env.srcdir) / "results" / f"{self.arguments[0]}.json"
         env.note_dependency(str(path))
+        if not path.exists():
+            raise self.error(f"there is no {path}, which a script of examples writes")
         result = json.loads(path.read_text())
         table = nodes.table(classes=["results"])
         group = nodes.tgroup(cols=len(result["head"]))
