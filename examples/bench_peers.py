@@ -1,7 +1,7 @@
 """Accuracy, time and memory of MACHClassifier and of its peers on the same rows.
 
     python examples/bench_peers.py PATH [--peers mach,ovr,...] [--seeds 3] [--curve]
-        [--tfidf] [--pairs] [--params '{"n_repetitions": 8}']
+        [--tfidf] [--pairs] [--params '{"n_repetitions": 8}'] [--save PATH]
 
 PATH is a folder with ``train.npz`` and ``test.npz``, each a CSR matrix (data, indices,
 indptr, shape) and its labels, or with a ``builder.py`` that makes such matrices of
@@ -15,15 +15,21 @@ PSP@k the same weighed by inverse propensities (Jain, Prabhu and Varma, 2016). A
 row without a label counts as one with no hit. mach_pairs gives MACHClassifier a row of
 one label for each pair of row and label.
 
-Peers that are not installed are left out. ovr, ecoc and nb are scikit-learn's. napkinxc
-(its label tree) and br (its binary relevance) are in the package napkinxc, parabel and
-bonsai in omikuji, fasttext in fasttext-wheel, pecos in libpecos, which needs numpy 1.
+Peers that are not installed are left out. ovr (LinearSVC one-vs-rest), sgd (logistic
+SGDClassifier one-vs-rest), ecoc and nb are scikit-learn's. napkinxc (its label tree)
+and br (its binary relevance) are in the package napkinxc, parabel and bonsai in
+omikuji, fasttext and fasttext_hs (its softmax and its hierarchical softmax) in
+fasttext-wheel, pecos in libpecos, which needs numpy 1. vw is
+Vowpal Wabbit (vowpalwabbit), with its probabilistic label tree, ``--plt``: of its
+reductions for thousands of classes the one that names the five best and takes several
+labels. mach_small is a fit of ours and ``compress`` to ``--small-bytes``.
 ``--python pecos=OTHER/bin/python`` runs a peer in another environment.
 
 Each fit has a process of its own. Its clock starts when the data is in memory, the
-modules are imported, text files for omikuji and fastText are written, and our kernels
-are compiled by a fit of a few rows. Peak memory is that of the fit, above the loaded
-data, as the Linux kernel counts it. All get the same number of threads.
+modules are imported, text files for omikuji, fastText and VW are written, and our
+kernels are compiled by a fit of a few rows. Peak memory is that of the fit, above the
+loaded data, as the Linux kernel counts it. All get the same number of threads; VW
+trains in one and parses in another.
 """
 
 import argparse
@@ -39,10 +45,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 
+import bench_results
 import numpy as np
 import scipy.sparse as sp
 
-EXTRA = ("napkinxc", "omikuji", "fasttext-wheel")
+EXTRA = ("napkinxc", "omikuji", "fasttext-wheel", "libpecos", "vowpalwabbit")
 RARE = 5  # classes with at most so many training rows are reported apart
 AT = (1, 3, 5)  # k of P@k and PSP@k
 PARTS = ("X", "Y", "X_test")  # files for the processes
@@ -81,7 +88,7 @@ def columns(A):
 # labels of rows, and the bytes of the model.
 
 
-def mach(X, Y, job, by_pair=False):
+def mach(X, Y, job, by_pair=False, small=False):
     from sklearn_mach import MACHClassifier
 
     params = job["params"] | {"random_state": job["seed"], "n_jobs": job["threads"]}
@@ -93,10 +100,17 @@ def mach(X, Y, job, by_pair=False):
         return model.fit(X, Y.indices if one_label else Y)
 
     few = X[:300, :1000]
-    trained(MACHClassifier(random_state=0, max_iter=1), few, Y[:300]).predict_topk(few)
+    first = trained(MACHClassifier(random_state=0, max_iter=1), few, Y[:300])
+    if small:
+        first = first.compress(max_bytes=first.model_bytes_ // 2)
+    first.predict_topk(few)
 
     def fit():
         model = trained(MACHClassifier(**params), X, Y)
+        if small:
+            model = model.compress(
+                max_bytes=job["small_bytes"] or model.model_bytes_ // 20
+            )
         return lambda X: model.predict_topk(X, k=5), lambda: model.model_bytes_
 
     return fit
@@ -104,6 +118,15 @@ def mach(X, Y, job, by_pair=False):
 
 def mach_pairs(X, Y, job):
     return mach(X, Y, job, by_pair=True)
+
+
+def mach_small(X, Y, job):
+    return mach(X, Y, job, small=True)
+
+
+def coef_bytes(estimators):
+    """Bytes of binary linear models; one for a label without rows has no weights."""
+    return sum(e.coef_.nbytes + 8 for e in estimators if hasattr(e, "coef_"))
 
 
 def ovr(X, Y, job):
@@ -116,8 +139,27 @@ def ovr(X, Y, job):
         model = OneVsRestClassifier(LinearSVC(random_state=job["seed"])).fit(X, y)
         return (
             lambda X: top5(model.decision_function, model.classes_, X),
-            lambda: sum(e.coef_.nbytes + 8 for e in model.estimators_),
+            lambda: coef_bytes(model.estimators_),
         )
+
+    return fit
+
+
+def sgd(X, Y, job):
+    from sklearn.linear_model import SGDClassifier
+    from sklearn.multiclass import OneVsRestClassifier
+
+    params = {"loss": "log_loss", "random_state": job["seed"]}
+
+    def fit():
+        if job["several"]:
+            model = OneVsRestClassifier(SGDClassifier(**params), n_jobs=job["threads"])
+            model.fit(X, Y)
+            size = coef_bytes(model.estimators_)
+        else:
+            model = SGDClassifier(**params, n_jobs=job["threads"]).fit(X, Y.indices)
+            size = model.coef_.nbytes + model.intercept_.nbytes
+        return lambda X: top5(model.decision_function, model.classes_, X), lambda: size
 
     return fit
 
@@ -207,7 +249,7 @@ def pecos(X, Y, job):
     return fit
 
 
-def omikuji(X, Y, job, bonsai=False):
+def parabel(X, Y, job, bonsai=False):
     import omikuji
 
     head = f"{{}} {X.shape[1]} {Y.shape[1]}\n"
@@ -234,10 +276,12 @@ def omikuji(X, Y, job, bonsai=False):
 
 
 def bonsai(X, Y, job):
-    return omikuji(X, Y, job, bonsai=True)
+    return parabel(X, Y, job, bonsai=True)
 
 
-def fasttext(X, Y, job):  # a bag of columns, without values; steps as in its tutorial
+def fasttext(
+    X, Y, job, loss="softmax"
+):  # a bag of columns, without values; steps as in its tutorial
     import fasttext
 
     file = write_rows(X, Y, job, "", "__label__{} {}", "{}")
@@ -245,7 +289,13 @@ def fasttext(X, Y, job):  # a bag of columns, without values; steps as in its tu
 
     def fit():
         model = fasttext.train_supervised(
-            file, lr=0.5, epoch=25, thread=job["threads"], seed=job["seed"], verbose=0
+            file,
+            lr=0.5,
+            epoch=25,
+            loss=loss,
+            thread=job["threads"],
+            seed=job["seed"],
+            verbose=0,
         )
 
         def topk(X):
@@ -254,6 +304,42 @@ def fasttext(X, Y, job):  # a bag of columns, without values; steps as in its tu
             return padded([label[len("__label__") :] for label in row] for row in found)
 
         return topk, lambda: model.save_model(path) or files_bytes(path)
+
+    return fit
+
+
+def fasttext_hs(X, Y, job):
+    return fasttext(X, Y, job, loss="hs")
+
+
+def vw(X, Y, job):  # three passes, as its own demonstrations of label trees take
+    from vowpalwabbit import Workspace
+
+    file = write_rows(X, Y, job, "", "{} | {}", "{}:{:g}")
+    model, cache, test, found = (
+        os.path.join(job["scratch"], name) for name in ("model", "cache", "test", "out")
+    )
+    always = ["--quiet", "--loss_function", "logistic"]
+
+    def fit():
+        tree = ["--plt", str(Y.shape[1]), "-b", "28", "--holdout_off"]
+        passes = ["--passes", "3", "--cache_file", cache]
+        Workspace(arg_list=[*always, *tree, *passes, "-d", file, "-f", model]).finish()
+
+        def topk(X):
+            with open(test, "w") as rows:
+                for row in X:
+                    items = " ".join("{}:{:g}".format(*pair) for pair in pairs(row))
+                    rows.write(f"| {items}\n")
+            best = ["-t", "-i", model, "--top_k", "5", "-d", test, "-p", found]
+            Workspace(arg_list=[*always, *best]).finish()
+            lines = Path(found).read_text().splitlines()
+            pieces = (
+                [pair.split(":")[0] for pair in line.split(",")] for line in lines
+            )
+            return padded([label for label in row if label] for row in pieces)
+
+        return topk, lambda: files_bytes(model)
 
     return fit
 
@@ -279,17 +365,26 @@ def write_rows(X, Y, job, head, line, item):
 PEERS = {
     "mach": (mach, "sklearn_mach", lambda n, d, K: 0),
     "mach_pairs": (mach_pairs, "sklearn_mach", lambda n, d, K: 0),
-    "ovr": (ovr, "sklearn", lambda n, d, K: 8 * d * K),
-    "ecoc": (ecoc, "sklearn", lambda n, d, K: 2 * d * K),
-    "nb": (nb, "sklearn", lambda n, d, K: 24 * d * K + 16 * n * K),
+    "mach_small": (mach_small, "sklearn_mach", lambda n, d, K: 0),
+    "fasttext": (fasttext, "fasttext", lambda n, d, K: 0),
+    "fasttext_hs": (fasttext_hs, "fasttext", lambda n, d, K: 0),
+    "pecos": (pecos, "pecos", lambda n, d, K: 0),
+    "parabel": (parabel, "omikuji", lambda n, d, K: 0),
+    "bonsai": (bonsai, "omikuji", lambda n, d, K: 0),
     "napkinxc": (napkinxc, "napkinxc", lambda n, d, K: 0),
     "br": (br, "napkinxc", lambda n, d, K: 0),
-    "pecos": (pecos, "pecos", lambda n, d, K: 0),
-    "parabel": (omikuji, "omikuji", lambda n, d, K: 0),
-    "bonsai": (bonsai, "omikuji", lambda n, d, K: 0),
-    "fasttext": (fasttext, "fasttext", lambda n, d, K: 0),
+    "vw": (vw, "vowpalwabbit", lambda n, d, K: 0),
+    "nb": (nb, "sklearn", lambda n, d, K: 24 * d * K + 16 * n * K),
+    "ovr": (ovr, "sklearn", lambda n, d, K: 8 * d * K),
+    "sgd": (sgd, "sklearn", lambda n, d, K: 8 * d * K),
+    "ecoc": (ecoc, "sklearn", lambda n, d, K: 2 * d * K),
 }
-ONE_LABEL = {"ecoc", "nb", "fasttext"}  # peers that run on such sets alone
+ONE_LABEL = {
+    "ecoc",
+    "nb",
+    "fasttext",
+    "fasttext_hs",
+}  # peers that run on such sets alone
 SEVERAL_LABELS = {"mach_pairs", "br"}
 
 
@@ -400,16 +495,18 @@ def indicator(y, n_labels):
 def run(job, args, score, **changes):
     """One peer in a process of its own: its figures, or why there are none."""
     job = job | changes
-    python = dict(args.python).get(job["peer"], sys.executable)
+    peer = job["peer"]
+    python = dict(args.python).get(peer, sys.executable)
     with tempfile.TemporaryDirectory() as scratch:
         job = json.dumps(job | {"scratch": scratch})
         command = [python, __file__, "--job", job]
+        timeout = args.timeouts.get(peer, args.timeouts[None])
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=args.timeout
+                command, capture_output=True, text=True, timeout=timeout
             )
         except subprocess.TimeoutExpired:
-            return f"not done after {args.timeout:.0f} s"
+            return f"not done after {timeout:.0f} s"
         if done.returncode:
             lines = done.stderr.strip().splitlines()
             return f"failed: {(lines or [f'exit status {done.returncode}'])[-1][:100]}"
@@ -423,8 +520,9 @@ def compare(peer, job, args, score, size):
     if peer not in dict(args.python) and importlib.util.find_spec(module) is None:
         return "not installed"
     needed = needs(*size)
-    if needed > os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        return f"needs {needed / 1e9:.0f} GB, more than is free"
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > min(free, args.memory * 1e9):
+        return f"needs {needed / 1e9:.0f} GB"
     seeds = range(args.seeds if module == "sklearn_mach" else 1)
     found = [run(job, args, score, peer=peer, seed=seed) for seed in seeds]
     for failure in found:
@@ -433,13 +531,32 @@ def compare(peer, job, args, score, size):
     return {key: np.mean([f[key] for f in found]) for key in found[0]}
 
 
-def versions():
+def versions(names=("numpy", "scipy", "scikit-learn", "numba", "sklearn-mach", *EXTRA)):
     """What is installed here of the packages that matter."""
-    for name in ("numpy", "scipy", "scikit-learn", "numba", "sklearn-mach", *EXTRA):
+    for name in names:
         try:
             yield f"{name} {version(name)}"
         except PackageNotFoundError:
             pass
+
+
+def other_versions(pythons):
+    """The packages of peers that are installed in other environments."""
+    code = (
+        "import bench_peers; print(*bench_peers.versions(bench_peers.EXTRA), sep=',')"
+    )
+    found = set()
+    for python in set(pythons):
+        command = [python, "-c", code]
+        done = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found |= set(done.stdout.strip().split(","))
+    return sorted(found - {""})
 
 
 def header(names):
@@ -463,6 +580,26 @@ def row(name, f, ours, names):
     )
 
 
+def save(path, shape, found, names, others):
+    """The table of the page and the figures, after each peer."""
+    columns = ("fit", "predict", "bytes", "peak")
+    scales = dict.fromkeys(("bytes", "peak"), 1e-6)
+    head = ["", *names, "fit s", "predict s", "model MB", "peak MB"]
+    rows = []
+    for peer, f in found.items():
+        if isinstance(f, str):
+            rows.append([peer, f, *[""] * (len(head) - 2)])
+            continue
+        name = peer
+        if peer == "mach_small":
+            name = f"mach, {f['bytes'] / 1e6:.0f} MB"
+        quality = ["" if np.isnan(f[key]) else f"{f[key]:.3f}" for key in names]
+        rest = [f"{f[key] * scales.get(key, 1):,.1f}" for key in columns]
+        rows.append([name, *quality, *rest])
+    data = shape | {"names": names, "peers": found}
+    bench_results.save(path, head, rows, packages=EXTRA, others=others, data=data)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", type=Path, nargs="?")
@@ -473,12 +610,25 @@ def main():
     parser.add_argument("--tfidf", action="store_true", help="log counts times idf")
     parser.add_argument("--pairs", action="store_true", help="products of columns")
     parser.add_argument("--limit-train", type=int, metavar="ROWS")
-    parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS")
+    parser.add_argument(
+        "--timeout", action="append", default=[], metavar="[PEER=]SECONDS"
+    )
+    parser.add_argument("--memory", type=float, default=np.inf, metavar="GB")
+    parser.add_argument(
+        "--small-bytes",
+        type=int,
+        help="of mach_small; a twentieth of mach if not given",
+    )
+    parser.add_argument("--save", type=Path, metavar="PATH", help="results as JSON")
     parser.add_argument("--params", type=json.loads, default={}, help="of ours")
     parser.add_argument("--curve", action="store_true", help="sweep R and B of ours")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.python = [pair.split("=", 1) for pair in args.python]
+    args.timeouts = {None: 1800.0}
+    for pair in args.timeout:
+        peer, _, seconds = pair.rpartition("=")
+        args.timeouts[peer or None] = float(seconds)
     if args.job:
         from joblib import parallel_config
 
@@ -500,6 +650,8 @@ def main():
         K = int(max(Y.max(), Y_test.max())) + 1
         Y, Y_test = indicator(Y, K), indicator(Y_test, K)
     (n, d), K = X.shape, Y.shape[1]
+    shape = {"set": args.path.name, "n": n, "d": d, "K": K, "n_test": X_test.shape[0]}
+    shape |= {"labels_per_row": Y.nnz / n, "nnz_per_row": X.nnz / n}
     print(f"{args.path.name}: n = {n:,}, d = {d:,}, K = {K:,}, ", end="")
     print(f"{Y.nnz / n:.1f} labels a row, {X_test.shape[0]:,} rows to test")
     if several:
@@ -511,7 +663,8 @@ def main():
             f"rare: top-1 of {rare.sum():,} test rows, classes of at most {RARE} "
             "training rows"
         )
-    print(f"Python {platform.python_version()}", *versions(), sep=", ")
+    others = other_versions(dict(args.python).values())
+    print(f"Python {platform.python_version()}", *versions(), *others, sep=", ")
     print(f"{args.threads} threads on {os.cpu_count()} cores; ratio: of fit s to ours")
 
     with tempfile.TemporaryDirectory() as folder:
@@ -522,14 +675,18 @@ def main():
 
         job = {"peer": "mach", "seed": 0, "folder": folder, "several": several}
         job |= {"threads": args.threads, "params": args.params}
+        job |= {"small_bytes": args.small_bytes}
         score = partial(quality_several if several else quality, Y=Y, Y_test=Y_test)
-        ours = None
+        ours, all_found = None, {}
         print(header(names))
         for peer in peers:
             found = compare(peer, job, args, score, (n, d, K))
             if peer == "mach" and isinstance(found, dict):
                 ours = found
             print(row(peer, found, ours, names), flush=True)
+            all_found[peer] = found
+            if args.save:
+                save(args.save, shape, all_found, names, others)
         if ours:
             X_and_weights = X_bytes + ours["bytes"]
             print(
