@@ -7,7 +7,8 @@ package napkinxc, parabel and bonsai in omikuji, fasttext (softmax) and fasttext
 need numpy 1. vw is Vowpal Wabbit (vowpalwabbit) with its probabilistic label tree,
 ``--plt``: of its reductions for thousands of classes the one that names the best five
 and takes several labels. mach_pairs gives MACHClassifier a row of one label for each
-pair of row and label. mach_small is MACHClassifier and its ``compress``.
+pair of row and label. mach_small is MACHClassifier and its ``compress``, to
+``--small-mb`` or to a twentieth.
 
 Each has the settings of its library, unless a comment says otherwise.
 """
@@ -71,9 +72,8 @@ def mach(X, Y, job, by_pair=False, small=False):
     def fit():
         model = trained(MACHClassifier(**params), X, Y)
         if small:
-            model = model.compress(
-                max_bytes=job["small_bytes"] or model.model_bytes_ // 20
-            )
+            mb = job["small_mb"] or model.model_bytes_ / 20e6
+            model = model.compress(max_bytes=int(1e6 * mb))
         return lambda X: model.predict_topk(X, k=5), lambda: model.model_bytes_
 
     return fit
@@ -200,14 +200,16 @@ def pecos(X, Y, job):
     def fit():
         features = LabelEmbeddingFactory.create(Y, X, method="pifa", threads=threads)
         tree = Indexer.gen(features, seed=job["seed"], threads=threads)
-        model = XLinearModel.train(X, Y, C=tree, threads=threads)
+        XLinearModel.train(X, Y, C=tree, threads=threads).save(folder)
+        # Many times faster than the model as it was trained.
+        model = XLinearModel.load(folder, is_predict_only=True)
 
         def topk(X):
             P = model.predict(X, only_topk=5, threads=threads).tocsr()
             rows = [slice(*P.indptr[i : i + 2]) for i in range(P.shape[0])]
             return padded(P.indices[row][np.argsort(-P.data[row])] for row in rows)
 
-        return topk, lambda: model.save(folder) or files_bytes(folder)
+        return topk, lambda: files_bytes(folder)
 
     return fit
 

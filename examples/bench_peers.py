@@ -253,11 +253,11 @@ def table(found, names):
     head += [f"{titles.get(key, key)}, {unit}" for key, unit in units.items()]
     rows = []
     for peer, f in found.items():
-        title = TITLES[peer]
+        title = TITLES[peer.split()[0]]
         if isinstance(f, str):
             rows.append([f"{title}: {f}", *["–"] * (len(head) - 1)])
             continue
-        if peer == "mach_small":
+        if peer.startswith("mach_small"):
             title += f" {f['bytes'] / 1e6:.0f} MB"
         quality = ["–" if np.isnan(f[key]) else f"{100 * f[key]:.1f}" for key in names]
         costs = [f"{f[key] * scale[unit]:,.1f}" for key, unit in units.items()]
@@ -287,9 +287,11 @@ def main():
     )
     parser.add_argument("--memory", type=float, default=np.inf, metavar="GB")
     parser.add_argument(
-        "--small-bytes",
-        type=int,
-        help="of mach_small; a twentieth of mach if not given",
+        "--small-mb",
+        type=float,
+        nargs="+",
+        default=[None],
+        help="sizes of mach_small; if not given, a twentieth of mach",
     )
     parser.add_argument("--save", type=Path, metavar="PATH", help="results as JSON")
     parser.add_argument("--params", type=json.loads, default={}, help="of ours")
@@ -347,16 +349,19 @@ def main():
 
         job = {"peer": "mach", "seed": 0, "folder": folder, "several": several}
         job |= {"threads": args.threads, "params": args.params}
-        job |= {"small_bytes": args.small_bytes}
         score = partial(quality_several if several else quality, Y=Y, Y_test=Y_test)
         ours, all_found = None, {}
         print(header(names))
+        rows = []  # name, peer and MB of each row of the table
         for peer in peers:
-            found = compare(peer, job, args, score, (n, d, K))
+            for mb in args.small_mb if peer == "mach_small" else [None]:
+                rows.append((f"{peer} {mb:g}" if mb else peer, peer, mb))
+        for name, peer, mb in rows:
+            found = compare(peer, job | {"small_mb": mb}, args, score, (n, d, K))
             if peer == "mach" and isinstance(found, dict):
                 ours = found
-            print(row(peer, found, ours, names), flush=True)
-            all_found[peer] = found
+            print(row(name, found, ours, names), flush=True)
+            all_found[name] = found
             if args.save:
                 save(args.save, shape, all_found, names, others)
         if ours:

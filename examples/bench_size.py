@@ -239,7 +239,7 @@ def main():
         for part, A in zip(PARTS, (X, Y, X_test), strict=True):
             sp.save_npz(f"{folder}/{part}.npz", A, compressed=False)
         job = {"seed": 0, "folder": folder, "several": several, "params": {}}
-        job["small_bytes"] = None
+        job["small_mb"] = None
         job["threads"] = args.threads
         for peer in filter(None, args.peers.split(",")):
             found = compare(peer, job, args, score, (n, d, K))
