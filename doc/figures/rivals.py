@@ -11,7 +11,6 @@ from style import MACH, RESULTS, draw_both, results
 
 NAMES = {
     "mach": "MACH",
-    "mach_small": "compressed",
     "mach_pairs": "MACH, pairs",
     "parabel": "Parabel",
     "bonsai": "Bonsai",
@@ -63,7 +62,8 @@ PLACES = [
 
 
 def colour(peer):
-    family = next(i for i, peers in enumerate(FAMILIES) if peer in peers)
+    kind = peer.split()[0]  # without the size of a compressed model
+    family = next(i for i, peers in enumerate(FAMILIES) if kind in peers)
     return MACH if family == 0 else f"C{family}"
 
 
@@ -74,15 +74,16 @@ def panel(axes, found, quality, cost, scale):
         if isinstance(f, str):
             continue
         x, y = f[cost] * scale, 100 * f[quality]
-        ours = peer in FAMILIES[0]
-        face = "none" if peer == "mach_small" else colour(peer)
+        ours, small = colour(peer) == MACH, peer.startswith("mach_small")
+        face = "none" if small else colour(peer)
         axes.plot(
             x, y, "o", color=colour(peer), markerfacecolor=face, ms=9 if ours else 6
         )
-        points.append((x, y, NAMES[peer], colour(peer), ours))
+        name = f"MACH, {f['bytes'] / 1e6:.2g} MB" if small else NAMES[peer]
+        points.append((x, y, name, colour(peer), ours))
     axes.set_xscale("log")
     axes.margins(x=0.22, y=0.16)
-    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=6))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.10g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     return points
@@ -104,7 +105,7 @@ def name_points(axes, points, size):
                 name, (x, y), offset, textcoords="offset points", ha=ha, va=va,
                 color=color, fontsize=size, fontweight="bold" if ours else "normal",
             )  # fmt: skip
-            box = text.get_window_extent(renderer)
+            box = text.get_window_extent(renderer).padded(3 * unit, 0)
             covered = sum(box.overlaps(other) for other in taken)
             covered += sum(
                 box.x0 - 4 * unit < a < box.x1 + 4 * unit
