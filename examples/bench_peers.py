@@ -244,6 +244,12 @@ def row(name, f, ours, names):
     )
 
 
+def percent(share):
+    if np.isnan(share):
+        return "–"
+    return f"{100 * share:.{1 if share >= 0.1 else 2}f}"
+
+
 def table(found, names):
     """Head and rows of the table of a page."""
     units = {"fit": "s", "predict": "s", "bytes": "MB", "peak": "MB"}
@@ -259,7 +265,7 @@ def table(found, names):
             continue
         if peer.startswith("mach_small"):
             title += f" {f['bytes'] / 1e6:.0f} MB"
-        quality = ["–" if np.isnan(f[key]) else f"{100 * f[key]:.1f}" for key in names]
+        quality = [percent(f[key]) for key in names]
         costs = [f"{f[key] * scale[unit]:,.1f}" for key, unit in units.items()]
         rows.append([title, *quality, *costs])
     return head, rows

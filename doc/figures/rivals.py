@@ -34,7 +34,6 @@ FAMILIES = [  # each has a colour of its own
 SETS = [  # in the order of the page
     "gloss_parent",
     "bible_verse",
-    "next_word",
     "next_item",
     "onet_titles",
     "wordnet_hypernyms",
@@ -79,11 +78,17 @@ def panel(axes, found, quality, cost, scale):
         axes.plot(
             x, y, "o", color=colour(peer), markerfacecolor=face, ms=9 if ours else 6
         )
-        name = f"MACH, {f['bytes'] / 1e6:.2g} MB" if small else NAMES[peer]
+        name = (
+            f"MACH, {f['bytes'] / 1e6:.{1 if f['bytes'] < 1e6 else 0}f} MB"
+            if small
+            else NAMES[peer]
+        )
         points.append((x, y, name, colour(peer), ours))
     axes.set_xscale("log")
     axes.margins(x=0.22, y=0.16)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3), numticks=6))
+    left, right = axes.get_xlim()
+    subs = (1, 3) if right > 10 * left else (1, 2, 5)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
     axes.xaxis.set_major_formatter(lambda x, _: f"{x:,.10g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     return points
