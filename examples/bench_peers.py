@@ -1,7 +1,7 @@
 """Accuracy, time and memory of MACHClassifier and of its peers on the same rows.
 
     python examples/bench_peers.py PATH [--peers mach,ovr,...] [--seeds 3] [--curve]
-        [--tfidf] [--pairs] [--params '{"n_repetitions": 8}']
+        [--tfidf] [--pairs] [--params '{"n_repetitions": 8}'] [--save PATH]
 
 PATH is a folder with ``train.npz`` and ``test.npz``, each a CSR matrix (data, indices,
 indptr, shape) and its labels, or with a ``builder.py`` that makes such matrices of
@@ -12,18 +12,19 @@ The labels of a set with one label a row are y (0 to K - 1). macro is the mean o
 classes of their top-1 accuracy. A set of several labels a row has the CSR indicator of
 its labels (y_indices, y_indptr, y_shape). P@k is the precision of the best k labels and
 PSP@k the same weighed by inverse propensities (Jain, Prabhu and Varma, 2016). A test
-row without a label counts as one with no hit. mach_pairs gives MACHClassifier a row of
-one label for each pair of row and label.
+row without a label counts as one with no hit.
 
-Peers that are not installed are left out. ovr, ecoc and nb are scikit-learn's. napkinxc
-(its label tree) and br (its binary relevance) are in the package napkinxc, parabel and
-bonsai in omikuji, fasttext in fasttext-wheel, pecos in libpecos, which needs numpy 1.
-``--python pecos=OTHER/bin/python`` runs a peer in another environment.
+The peers are in ``bench_learners.py``. Those that are not installed are left out.
+``--python pecos=OTHER/bin/python`` runs a peer in another environment, ``--timeout
+ecoc=300`` gives one another time than ``--timeout 1800``, and those that need more than
+``--memory`` GB are left out. ``--save`` writes the table and the figures after each
+peer.
 
 Each fit has a process of its own. Its clock starts when the data is in memory, the
-modules are imported, text files for omikuji and fastText are written, and our kernels
-are compiled by a fit of a few rows. Peak memory is that of the fit, above the loaded
-data, as the Linux kernel counts it. All get the same number of threads.
+modules are imported, text files for omikuji, fastText and VW are written, and our
+kernels are compiled by a fit of a few rows. Peak memory is that of the fit, above the
+loaded data, as the Linux kernel counts it. All get the same number of threads; VW
+trains in one and parses in another.
 """
 
 import argparse
@@ -39,258 +40,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from time import perf_counter
 
+import bench_results
 import numpy as np
 import scipy.sparse as sp
+from bench_learners import ONE_LABEL, PEERS, SEVERAL_LABELS, TITLES
 
-EXTRA = ("napkinxc", "omikuji", "fasttext-wheel")
-RARE = 5  # classes with at most so many training rows are reported apart
+EXTRA = ("napkinxc", "omikuji", "fasttext-wheel", "libpecos", "vowpalwabbit")
+RARE = 5  # classes with at most so many training rows are reported apart,
+N_RARE = 100  # if so many test rows have them
 AT = (1, 3, 5)  # k of P@k and PSP@k
 PARTS = ("X", "Y", "X_test")  # files for the processes
-
-
-def top5(score, labels, X):
-    """Best five by a dense score function, 500 rows at a time."""
-    best = []
-    for first in range(0, X.shape[0], 500):
-        scores = score(X[first : first + 500])
-        part = np.argpartition(-scores, 4, axis=1)[:, :5]
-        order = np.argsort(-np.take_along_axis(scores, part, axis=1), axis=1)
-        best.append(labels[np.take_along_axis(part, order, axis=1)])
-    return np.concatenate(best)
-
-
-def padded(lists):
-    """Lists of labels, best first, as an array with five columns."""
-    return np.array([([*map(int, row)] + [-1] * 5)[:5] for row in lists])
-
-
-def files_bytes(path):
-    """Bytes of a file, or of all files of a folder."""
-    path = Path(path)
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
-
-
-def columns(A):
-    """The columns that each row of a CSR matrix stores."""
-    return np.split(A.indices, A.indptr[1:-1])
-
-
-# Each of these takes rows X and the CSR indicator Y of their labels, prepares what
-# needs no clock and returns a function that fits. That one returns two: the best five
-# labels of rows, and the bytes of the model.
-
-
-def mach(X, Y, job, by_pair=False):
-    from sklearn_mach import MACHClassifier
-
-    params = job["params"] | {"random_state": job["seed"], "n_jobs": job["threads"]}
-
-    def trained(model, X, Y):
-        if by_pair:
-            X = X[np.repeat(np.arange(X.shape[0]), np.diff(Y.indptr))]
-        one_label = by_pair or not job["several"]
-        return model.fit(X, Y.indices if one_label else Y)
-
-    few = X[:300, :1000]
-    trained(MACHClassifier(random_state=0, max_iter=1), few, Y[:300]).predict_topk(few)
-
-    def fit():
-        model = trained(MACHClassifier(**params), X, Y)
-        return lambda X: model.predict_topk(X, k=5), lambda: model.model_bytes_
-
-    return fit
-
-
-def mach_pairs(X, Y, job):
-    return mach(X, Y, job, by_pair=True)
-
-
-def ovr(X, Y, job):
-    from sklearn.multiclass import OneVsRestClassifier
-    from sklearn.svm import LinearSVC
-
-    y = Y if job["several"] else Y.indices
-
-    def fit():
-        model = OneVsRestClassifier(LinearSVC(random_state=job["seed"])).fit(X, y)
-        return (
-            lambda X: top5(model.decision_function, model.classes_, X),
-            lambda: sum(e.coef_.nbytes + 8 for e in model.estimators_),
-        )
-
-    return fit
-
-
-def ecoc(X, Y, job):
-    from sklearn.metrics.pairwise import euclidean_distances
-    from sklearn.multiclass import OutputCodeClassifier
-    from sklearn.svm import LinearSVC
-
-    seed = job["seed"]
-
-    def fit():
-        base = LinearSVC(random_state=seed)
-        model = OutputCodeClassifier(base, code_size=0.25, random_state=seed)
-        model.fit(X, Y.indices)
-
-        def score(X):  # predict of scikit-learn takes the smallest distance
-            outputs = [e.decision_function(X) for e in model.estimators_]
-            return -euclidean_distances(np.transpose(outputs), model.code_book_)
-
-        return (
-            lambda X: top5(score, model.classes_, X),
-            lambda: (
-                model.code_book_.nbytes
-                + sum(e.coef_.nbytes + 8 for e in model.estimators_)
-            ),
-        )
-
-    return fit
-
-
-def nb(X, Y, job):
-    from sklearn.naive_bayes import MultinomialNB
-
-    def fit():
-        model = MultinomialNB(alpha=0.01).fit(X, Y.indices)
-        return (
-            lambda X: top5(model.predict_joint_log_proba, model.classes_, X),
-            lambda: model.feature_log_prob_.nbytes + model.class_log_prior_.nbytes,
-        )
-
-    return fit
-
-
-def napkinxc(X, Y, job, kind="PLT"):
-    from napkinxc import models
-
-    folder = os.path.join(job["scratch"], "model")
-    rows = [labels.tolist() for labels in columns(Y)]
-    params = {"seed": job["seed"]} if kind == "PLT" else {}
-
-    def fit():
-        model = getattr(models, kind)(
-            folder, threads=job["threads"], verbose=False, **params
-        )
-        model.fit(X, rows)
-        return (
-            lambda X: padded(model.predict(X, top_k=5)),
-            lambda: files_bytes(folder),
-        )
-
-    return fit
-
-
-def br(X, Y, job):
-    return napkinxc(X, Y, job, kind="BR")
-
-
-def pecos(X, Y, job):
-    from pecos.xmc import Indexer, LabelEmbeddingFactory
-    from pecos.xmc.xlinear.model import XLinearModel
-
-    threads, folder = job["threads"], os.path.join(job["scratch"], "pecos")
-
-    def fit():
-        features = LabelEmbeddingFactory.create(Y, X, method="pifa", threads=threads)
-        tree = Indexer.gen(features, seed=job["seed"], threads=threads)
-        model = XLinearModel.train(X, Y, C=tree, threads=threads)
-
-        def topk(X):
-            P = model.predict(X, only_topk=5, threads=threads).tocsr()
-            rows = [slice(*P.indptr[i : i + 2]) for i in range(P.shape[0])]
-            return padded(P.indices[row][np.argsort(-P.data[row])] for row in rows)
-
-        return topk, lambda: model.save(folder) or files_bytes(folder)
-
-    return fit
-
-
-def omikuji(X, Y, job, bonsai=False):
-    import omikuji
-
-    head = f"{{}} {X.shape[1]} {Y.shape[1]}\n"
-    file = write_rows(X, Y, job, head, "{} {}", "{}:{:g}")
-    folder = os.path.join(job["scratch"], "trees")
-    settings = omikuji.Model.default_hyper_param()
-    if bonsai:  # the settings that its authors give for Bonsai
-        settings.cluster_balanced, settings.cluster_k, settings.max_depth = (
-            False,
-            100,
-            3,
-        )
-
-    def fit():
-        model = omikuji.Model.train_on_data(file, settings, n_threads=job["threads"])
-
-        def topk(X):
-            found = (model.predict(list(pairs(row)), top_k=5) for row in X)
-            return padded([label for label, _ in best] for best in found)
-
-        return topk, lambda: model.save(folder) or files_bytes(folder)
-
-    return fit
-
-
-def bonsai(X, Y, job):
-    return omikuji(X, Y, job, bonsai=True)
-
-
-def fasttext(X, Y, job):  # a bag of columns, without values; steps as in its tutorial
-    import fasttext
-
-    file = write_rows(X, Y, job, "", "__label__{} {}", "{}")
-    path = os.path.join(job["scratch"], "model.bin")
-
-    def fit():
-        model = fasttext.train_supervised(
-            file, lr=0.5, epoch=25, thread=job["threads"], seed=job["seed"], verbose=0
-        )
-
-        def topk(X):
-            rows = [" ".join(map(str, row)) for row in columns(X)]
-            found = model.predict(rows, k=5)[0]
-            return padded([label[len("__label__") :] for label in row] for row in found)
-
-        return topk, lambda: model.save_model(path) or files_bytes(path)
-
-    return fit
-
-
-def pairs(row):
-    """Columns and values of a sparse row, as Python numbers."""
-    return zip(row.indices.tolist(), row.data.tolist(), strict=True)
-
-
-def write_rows(X, Y, job, head, line, item):
-    """A text file of the rows that have features and labels."""
-    path = os.path.join(job["scratch"], "train.txt")
-    used, labels = np.flatnonzero(np.diff(X.indptr) * np.diff(Y.indptr)), columns(Y)
-    with open(path, "w") as file:
-        file.write(head.format(used.size))
-        for i in used:
-            items = " ".join(item.format(*pair) for pair in pairs(X[i]))
-            file.write(line.format(",".join(map(str, labels[i])), items) + "\n")
-    return path
-
-
-# Peer, the module that it needs, and about how many bytes it takes.
-PEERS = {
-    "mach": (mach, "sklearn_mach", lambda n, d, K: 0),
-    "mach_pairs": (mach_pairs, "sklearn_mach", lambda n, d, K: 0),
-    "ovr": (ovr, "sklearn", lambda n, d, K: 8 * d * K),
-    "ecoc": (ecoc, "sklearn", lambda n, d, K: 2 * d * K),
-    "nb": (nb, "sklearn", lambda n, d, K: 24 * d * K + 16 * n * K),
-    "napkinxc": (napkinxc, "napkinxc", lambda n, d, K: 0),
-    "br": (br, "napkinxc", lambda n, d, K: 0),
-    "pecos": (pecos, "pecos", lambda n, d, K: 0),
-    "parabel": (omikuji, "omikuji", lambda n, d, K: 0),
-    "bonsai": (bonsai, "omikuji", lambda n, d, K: 0),
-    "fasttext": (fasttext, "fasttext", lambda n, d, K: 0),
-}
-ONE_LABEL = {"ecoc", "nb", "fasttext"}  # peers that run on such sets alone
-SEVERAL_LABELS = {"mach_pairs", "br"}
 
 
 def memory(field):
@@ -335,7 +94,7 @@ def quality(best, Y, Y_test):
         "top-1": hits[:, 0].mean(),
         "top-5": hits.any(axis=1).mean(),
         "macro": (by_class[0][tested] / by_class[1][tested]).mean(),
-        "rare": hits[rare, 0].mean() if rare.any() else float("nan"),
+        "rare": hits[rare, 0].mean() if rare.sum() >= N_RARE else float("nan"),
     }
 
 
@@ -400,16 +159,18 @@ def indicator(y, n_labels):
 def run(job, args, score, **changes):
     """One peer in a process of its own: its figures, or why there are none."""
     job = job | changes
-    python = dict(args.python).get(job["peer"], sys.executable)
+    peer = job["peer"]
+    python = dict(args.python).get(peer, sys.executable)
     with tempfile.TemporaryDirectory() as scratch:
         job = json.dumps(job | {"scratch": scratch})
         command = [python, __file__, "--job", job]
+        timeout = args.timeouts.get(peer, args.timeouts[None])
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=args.timeout
+                command, capture_output=True, text=True, timeout=timeout
             )
         except subprocess.TimeoutExpired:
-            return f"not done after {args.timeout:.0f} s"
+            return f"not done after {timeout:.0f} s"
         if done.returncode:
             lines = done.stderr.strip().splitlines()
             return f"failed: {(lines or [f'exit status {done.returncode}'])[-1][:100]}"
@@ -423,8 +184,9 @@ def compare(peer, job, args, score, size):
     if peer not in dict(args.python) and importlib.util.find_spec(module) is None:
         return "not installed"
     needed = needs(*size)
-    if needed > os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-        return f"needs {needed / 1e9:.0f} GB, more than is free"
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > min(free, args.memory * 1e9):
+        return f"needs {needed / 1e9:.0f} GB"
     seeds = range(args.seeds if module == "sklearn_mach" else 1)
     found = [run(job, args, score, peer=peer, seed=seed) for seed in seeds]
     for failure in found:
@@ -433,13 +195,32 @@ def compare(peer, job, args, score, size):
     return {key: np.mean([f[key] for f in found]) for key in found[0]}
 
 
-def versions():
+def versions(names=("numpy", "scipy", "scikit-learn", "numba", "sklearn-mach", *EXTRA)):
     """What is installed here of the packages that matter."""
-    for name in ("numpy", "scipy", "scikit-learn", "numba", "sklearn-mach", *EXTRA):
+    for name in names:
         try:
             yield f"{name} {version(name)}"
         except PackageNotFoundError:
             pass
+
+
+def other_versions(pythons):
+    """The packages of peers that are installed in other environments."""
+    code = (
+        "import bench_peers; print(*bench_peers.versions(bench_peers.EXTRA), sep=',')"
+    )
+    found = set()
+    for python in set(pythons):
+        command = [python, "-c", code]
+        done = subprocess.run(
+            command,
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found |= set(done.stdout.strip().split(","))
+    return sorted(found - {""})
 
 
 def header(names):
@@ -463,6 +244,40 @@ def row(name, f, ours, names):
     )
 
 
+def percent(share):
+    if np.isnan(share):
+        return "–"
+    return f"{100 * share:.{1 if share >= 0.1 else 2}f}"
+
+
+def table(found, names):
+    """Head and rows of the table of a page."""
+    units = {"fit": "s", "predict": "s", "bytes": "MB", "peak": "MB"}
+    scale = {"s": 1, "MB": 1e-6}
+    titles = {"bytes": "model"}
+    head = ["learner", *names]
+    head += [f"{titles.get(key, key)}, {unit}" for key, unit in units.items()]
+    rows = []
+    for peer, f in found.items():
+        title = TITLES[peer.split()[0]]
+        if isinstance(f, str):
+            rows.append([f"{title}: {f}", *["–"] * (len(head) - 1)])
+            continue
+        if peer.startswith("mach_small"):
+            title += f" {f['bytes'] / 1e6:.0f} MB"
+        quality = [percent(f[key]) for key in names]
+        costs = [f"{f[key] * scale[unit]:,.1f}" for key, unit in units.items()]
+        rows.append([title, *quality, *costs])
+    return head, rows
+
+
+def save(path, shape, found, names, others):
+    """The table of a page and the figures behind it."""
+    head, rows = table(found, names)
+    data = shape | {"names": names, "peers": found}
+    bench_results.save(path, head, rows, packages=EXTRA, others=others, data=data)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("path", type=Path, nargs="?")
@@ -473,12 +288,27 @@ def main():
     parser.add_argument("--tfidf", action="store_true", help="log counts times idf")
     parser.add_argument("--pairs", action="store_true", help="products of columns")
     parser.add_argument("--limit-train", type=int, metavar="ROWS")
-    parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS")
+    parser.add_argument(
+        "--timeout", action="append", default=[], metavar="[PEER=]SECONDS"
+    )
+    parser.add_argument("--memory", type=float, default=np.inf, metavar="GB")
+    parser.add_argument(
+        "--small-mb",
+        type=float,
+        nargs="+",
+        default=[None],
+        help="sizes of mach_small; if not given, a twentieth of mach",
+    )
+    parser.add_argument("--save", type=Path, metavar="PATH", help="results as JSON")
     parser.add_argument("--params", type=json.loads, default={}, help="of ours")
     parser.add_argument("--curve", action="store_true", help="sweep R and B of ours")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     args.python = [pair.split("=", 1) for pair in args.python]
+    args.timeouts = {None: 1800.0}
+    for pair in args.timeout:
+        peer, _, seconds = pair.rpartition("=")
+        args.timeouts[peer or None] = float(seconds)
     if args.job:
         from joblib import parallel_config
 
@@ -500,6 +330,8 @@ def main():
         K = int(max(Y.max(), Y_test.max())) + 1
         Y, Y_test = indicator(Y, K), indicator(Y_test, K)
     (n, d), K = X.shape, Y.shape[1]
+    shape = {"set": args.path.name, "n": n, "d": d, "K": K, "n_test": X_test.shape[0]}
+    shape |= {"labels_per_row": Y.nnz / n, "nnz_per_row": X.nnz / n}
     print(f"{args.path.name}: n = {n:,}, d = {d:,}, K = {K:,}, ", end="")
     print(f"{Y.nnz / n:.1f} labels a row, {X_test.shape[0]:,} rows to test")
     if several:
@@ -511,7 +343,8 @@ def main():
             f"rare: top-1 of {rare.sum():,} test rows, classes of at most {RARE} "
             "training rows"
         )
-    print(f"Python {platform.python_version()}", *versions(), sep=", ")
+    others = other_versions(dict(args.python).values())
+    print(f"Python {platform.python_version()}", *versions(), *others, sep=", ")
     print(f"{args.threads} threads on {os.cpu_count()} cores; ratio: of fit s to ours")
 
     with tempfile.TemporaryDirectory() as folder:
@@ -523,13 +356,20 @@ def main():
         job = {"peer": "mach", "seed": 0, "folder": folder, "several": several}
         job |= {"threads": args.threads, "params": args.params}
         score = partial(quality_several if several else quality, Y=Y, Y_test=Y_test)
-        ours = None
+        ours, all_found = None, {}
         print(header(names))
+        rows = []  # name, peer and MB of each row of the table
         for peer in peers:
-            found = compare(peer, job, args, score, (n, d, K))
+            for mb in args.small_mb if peer == "mach_small" else [None]:
+                rows.append((f"{peer} {mb:g}" if mb else peer, peer, mb))
+        for name, peer, mb in rows:
+            found = compare(peer, job | {"small_mb": mb}, args, score, (n, d, K))
             if peer == "mach" and isinstance(found, dict):
                 ours = found
-            print(row(peer, found, ours, names), flush=True)
+            print(row(name, found, ours, names), flush=True)
+            all_found[name] = found
+            if args.save:
+                save(args.save, shape, all_found, names, others)
         if ours:
             X_and_weights = X_bytes + ours["bytes"]
             print(

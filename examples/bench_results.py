@@ -38,11 +38,12 @@ def versions(*more):
     return found
 
 
-def save(path, head, rows, *, packages=(), data=None):
+def save(path, head, rows, *, packages=(), others=(), data=None):
     """Write a table of strings, and any other data, to a file of JSON.
 
     head: titles of the columns. rows: lists of strings, as many as head each. packages:
-    names of further packages whose versions matter. data: what figures are drawn from.
+    names of further packages whose versions matter. others: names and versions of
+    packages in other environments. data: what figures are drawn from.
     """
     arguments = [Path(sys.argv[0]).name]
     for argument in sys.argv[1:]:  # paths of this machine by their last part
@@ -52,7 +53,7 @@ def save(path, head, rows, *, packages=(), data=None):
         "command": "python examples/" + " ".join(arguments),
         "date": date.today().isoformat(),
         "machine": machine(),
-        "versions": versions(*packages),
+        "versions": [*versions(*packages), *others],
         "head": head,
         "rows": rows,
         "data": data,

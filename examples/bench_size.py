@@ -36,15 +36,14 @@ from time import perf_counter
 
 import numpy as np
 import scipy.sparse as sp
+from bench_learners import files_bytes, top5
 from bench_peers import (
     PARTS,
     compare,
-    files_bytes,
     indicator,
     load,
     quality,
     quality_several,
-    top5,
     versions,
 )
 from joblib import parallel_config
@@ -210,7 +209,7 @@ def main():
     parser.add_argument("--timeout", type=float, default=1800, metavar="SECONDS")
     args = parser.parse_args()
     args.python = [pair.split("=", 1) for pair in args.python]
-    args.seeds = 1
+    args.seeds, args.memory, args.timeouts = 1, np.inf, {None: args.timeout}
 
     X, y, X_test, y_test = load(args.path, None, args.tfidf)
     several = sp.issparse(y)
@@ -240,6 +239,7 @@ def main():
         for part, A in zip(PARTS, (X, Y, X_test), strict=True):
             sp.save_npz(f"{folder}/{part}.npz", A, compressed=False)
         job = {"seed": 0, "folder": folder, "several": several, "params": {}}
+        job["small_mb"] = None
         job["threads"] = args.threads
         for peer in filter(None, args.peers.split(",")):
             found = compare(peer, job, args, score, (n, d, K))
