@@ -264,7 +264,8 @@ def table(found, names):
             rows.append([f"{title}: {f}", *["–"] * (len(head) - 1)])
             continue
         if peer.startswith("mach_small"):
-            title += f" {f['bytes'] / 1e6:.0f} MB"
+            mb = f["bytes"] / 1e6
+            title += f" {mb:.{0 if mb >= 10 else 1}f} MB"
         quality = [percent(f[key]) for key in names]
         costs = [f"{f[key] * scale[unit]:,.1f}" for key, unit in units.items()]
         rows.append([title, *quality, *costs])

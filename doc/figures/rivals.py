@@ -57,6 +57,9 @@ PLACES = [
     ((-12, -14), "right", "top"),
     ((0, 20), "center", "bottom"),
     ((0, -20), "center", "top"),
+    ((0, 24), "right", "bottom"),
+    ((0, -32), "center", "top"),
+    ((-16, -44), "center", "top"),
 ]
 
 
@@ -69,8 +72,9 @@ def colour(peer):
 def panel(axes, found, quality, cost, scale):
     """Points of a set and their names. Returns what `name_points` needs."""
     points = []
+    larger = [peer for peer in found if peer.startswith("mach_small")][:-1]
     for peer, f in found.items():
-        if isinstance(f, str):
+        if isinstance(f, str) or peer in larger:
             continue
         x, y = f[cost] * scale, 100 * f[quality]
         ours, small = colour(peer) == MACH, peer.startswith("mach_small")
@@ -78,14 +82,11 @@ def panel(axes, found, quality, cost, scale):
         axes.plot(
             x, y, "o", color=colour(peer), markerfacecolor=face, ms=9 if ours else 6
         )
-        name = (
-            f"MACH, {f['bytes'] / 1e6:.{1 if f['bytes'] < 1e6 else 0}f} MB"
-            if small
-            else NAMES[peer]
-        )
+        mb = f["bytes"] / 1e6
+        name = f"MACH, {mb:.{0 if mb >= 10 else 1}f} MB" if small else NAMES[peer]
         points.append((x, y, name, colour(peer), ours))
     axes.set_xscale("log")
-    axes.margins(x=0.22, y=0.16)
+    axes.margins(x=0.22, y=0.25)
     left, right = axes.get_xlim()
     subs = (1, 3) if right > 10 * left else (1, 2, 5)
     axes.xaxis.set_major_locator(LogLocator(subs=subs, numticks=6))
