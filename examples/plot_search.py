@@ -91,13 +91,15 @@ for i, n_buckets in enumerate(np.unique(buckets)):
     axes.annotate(
         f"B = {n_buckets}",
         (numbers[-1], score[-1]),
-        xytext=(8, -4),
+        xytext=(8, (-14, 4, -4)[i]),
         textcoords="offset points",
         color="C0",
         fontsize=14,
     )
     for x, y, r in zip(numbers, score, repetitions[one], strict=True):
-        axes.annotate(f"R = {r}", (x, y), xytext=(6, -16), textcoords="offset points")
+        if i == 0:  # the other lines have the same R
+            place = {"xytext": (6, -16), "textcoords": "offset points"}
+            axes.annotate(f"R = {r}", (x, y), **place)
 axes.set_xscale("log", base=2)
 axes.margins(y=0.15)
 axes.set_xlim(48, 16_000)
