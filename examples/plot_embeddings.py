@@ -105,8 +105,9 @@ plt.show()
 
 # %%
 # The neighbours are about as accurate as MACH here, or a little more. They spend their
-# time in the prediction, and their model is the training data. Both grow with the rows. MACH learns first, and then answers from weights whose
-# size depends on neither rows nor classes.
+# time in the prediction, and their model is the training data. Both grow with the rows.
+# MACH learns first, and then answers from weights whose size depends on neither rows
+# nor classes.
 #
 # When another one is better
 # --------------------------
