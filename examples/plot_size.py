@@ -48,7 +48,7 @@ print(f"accuracy {model.score(X_test, y_test):.3f}")
 # ``max_bytes`` leaves out those that matter least.
 
 smaller = [model.compress(bits=8)]
-smaller += [model.compress(max_bytes=int(mb * 1e6)) for mb in (16, 8, 4, 2, 1, 0.5)]
+smaller += [model.compress(max_bytes=int(mb * 1e6)) for mb in (16, 8, 4, 2, 1)]
 sizes = np.array([small.model_bytes_ for small in smaller])
 scores = np.array([small.score(X_test, y_test) for small in smaller])
 for size, score in zip(sizes, scores, strict=True):
