@@ -46,6 +46,8 @@ def draw_both(name, draw):
             face = (
                 {"facecolor": "white", "transparent": False} if mode == "light" else {}
             )
-            figure.savefig(path, metadata={"Date": None}, **face)  # no date: same file
+            # without metadata, so that the same figure is the same file
+            metadata = dict.fromkeys(["Creator", "Date", "Format", "Type"])
+            figure.savefig(path, metadata=metadata, **face)
             plt.close(figure)
             print(path.relative_to(HERE.parent))
