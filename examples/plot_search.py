@@ -91,7 +91,7 @@ for i, n_buckets in enumerate(np.unique(buckets)):
     axes.annotate(
         f"B = {n_buckets}",
         (numbers[-1], score[-1]),
-        xytext=(8, (-14, 4, -4)[i]),
+        xytext=(8, (6, 4, -4)[i]),
         textcoords="offset points",
         color="C0",
         fontsize=14,

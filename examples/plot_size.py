@@ -72,7 +72,7 @@ axes.semilogx(sizes / 1e6, scores, "o-")
 axes.semilogx(few_sizes / 1e6, few_scores, ".--", color="C0")
 axes.axvline(one_vs_rest_bytes / 1e6, color="C1", linestyle=":")
 for text, x, y, dx, dy in [
-    (f"R = {R}, compressed", sizes[2] / 1e6, scores[2], 0, 12),
+    (f"R = {R}, compressed", sizes[2] / 1e6, scores[2], 0, -22),
     ("fewer repetitions", few_sizes[1] / 1e6, few_scores[1], 12, -4),
 ]:
     axes.annotate(text, (x, y), xytext=(dx, dy), textcoords="offset points", color="C0")
