@@ -65,7 +65,7 @@ HEAD = [
     "model", "top-1", "best possible", "products of BLAS",
 ]  # fmt: skip
 PAPER = [  # times as the authors report them
-    ["the paper", f"1 {PAPER_CARD[0]}", PAPER_CARD[1], "24 hours"] + 6 * [""],
+    ["the paper", *PAPER_CARD, "24 hours"] + 6 * [""],
     ["", "a GPU for each repetition", "", "about 1 hour"] + 6 * [""],
 ]
 

@@ -69,11 +69,11 @@ HEAD = [
     "ODP", "hardware", "GB/s", "train", "ms a query", "peak memory", "model",
     "top-1", "top-5", "best possible",
 ]  # fmt: skip
-PAPER_CARD = "Titan X", "480"  # GB/s, by NVIDIA's specification of Titan X (Pascal)
+PAPER_CARD = "1 Titan X", "480"  # GB/s, by NVIDIA's specification of Titan X (Pascal)
 PAPER = [  # Huang et al. (2018); the times as the authors report them
-    ["the paper, R=25", "1 Titan X", "480", "7 hours", "", "", "", "", "", ""],
+    ["the paper, R=25", *PAPER_CARD, "7 hours", "", "", "", "", "", ""],
     ["", "25 Titan X", "480 each", "15 minutes", "", "", "", "", "", ""],
-    ["the paper, best", "1 Titan X", "480", "", "", "", "", "19.28 %", "", ""],
+    ["the paper, best", *PAPER_CARD, "", "", "", "", "19.28 %", "", ""],
     ["the paper, smallest", "", "", "", "", "", "0.3 GB", "9 %", "", ""],
 ]
 

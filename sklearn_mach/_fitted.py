@@ -66,7 +66,7 @@ class Fitted:
         """Predict the k best classes of each row without scoring them all at once.
 
         Memory is that of the lists and a bound, whatever `k` and the number of classes:
-        the :ref:`user_guide` has both.  Of a pipeline or a search call
+        see :ref:`memory`. For a pipeline or a search call
         :func:`sklearn_mach.predict_topk`.
 
         Parameters
@@ -79,7 +79,7 @@ class Fitted:
         return_proba : bool, default=False
             Whether to return the probabilities too.  With one label a row they are
             divided by a sum over all classes, which takes about as long as
-            `predict_proba` and none of its memory.
+            `predict_proba` but needs no array of all classes.
 
         Returns
         -------
